@@ -1,0 +1,3 @@
+//! The pccl program.
+
+fn main() {}

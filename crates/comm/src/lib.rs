@@ -1,0 +1,1 @@
+//! Fault-tolerant collectives over TCP/IP: the library of a peer.

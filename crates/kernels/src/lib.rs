@@ -1,0 +1,1 @@
+//! Reduction and hashing of tensors: a scalar twin and a SIMD one of each.

@@ -1,0 +1,1 @@
+//! The coordination service: the master and its store.

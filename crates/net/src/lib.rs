@@ -1,0 +1,1 @@
+//! Sockets and timers: drives the pure state machines of pccl-proto.

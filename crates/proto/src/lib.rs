@@ -1,0 +1,1 @@
+//! The pure core of the collectives: no socket, clock, thread or entropy.

@@ -1,0 +1,3 @@
+//! The one door to everything a developer does.
+
+fn main() {}
