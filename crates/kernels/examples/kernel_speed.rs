@@ -1,0 +1,87 @@
+//! Prints the speed of the kernels on this machine: `cargo run --release -p pccl-kernels --example
+//! kernel_speed`.
+//!
+//! The figure is 10⁹ bytes of *each* operand per second, the best of several runs, on one core; "cache"
+//! means 64 KiB per operand, "memory" 128 MiB. A copy of the same size is the yardstick.
+
+use pccl_kernels::{DataType, Isa, ReduceOp, hash};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+const CACHE_BYTES: usize = 64 << 10;
+const MEMORY_BYTES: usize = 128 << 20;
+
+/// Something to be timed, given (dst, acc, b).
+type Work<'a> = &'a mut dyn FnMut(&mut [u8], &mut [u8], &[u8]);
+
+fn main() {
+    let mut dst = vec![0; MEMORY_BYTES];
+    let mut acc = bytes(1);
+    let b = bytes(2);
+
+    println!("{:<10}{:<10}{:>8}{:>8}", "", "", "cache", "memory");
+    let mut row = |name: &str, isa: &str, work: Work| {
+        let [cache, memory] = [CACHE_BYTES, MEMORY_BYTES]
+            .map(|len| speed(len, || work(&mut dst[..len], &mut acc[..len], &b[..len])));
+        println!("{name:<10}{isa:<10}{cache:>8.1}{memory:>8.1}");
+    };
+
+    row("copy", "", &mut |dst, _, b| dst.copy_from_slice(b));
+    let mut isas = vec![Isa::active(), Isa::BASELINE];
+    isas.dedup();
+    for isa in isas {
+        let name = isa.name();
+        println!("\nacc = acc + b");
+        for dtype in DataType::ALL {
+            row(dtype.name(), name, &mut |_, acc, b| {
+                isa.reduce_assign(dtype, ReduceOp::Sum, acc, b);
+            });
+        }
+        println!("\ndst = max(a, b)");
+        for dtype in [
+            DataType::Float16,
+            DataType::BFloat16,
+            DataType::Float32,
+            DataType::Float64,
+        ] {
+            row(dtype.name(), name, &mut |dst, a, b| {
+                isa.reduce(dtype, ReduceOp::Max, dst, a, b);
+            });
+        }
+        println!("\nacc = acc / 3");
+        for dtype in DataType::ALL {
+            row(dtype.name(), name, &mut |_, acc, _| {
+                isa.finalize(dtype, ReduceOp::Avg, acc, 3);
+            });
+        }
+    }
+    println!("\nhash, blocks of 4 MiB");
+    for threads in [1, 0] {
+        let name = if threads == 1 { "1 thread" } else { "all cores" };
+        row(name, "", &mut |_, _, b| {
+            black_box(hash::hash_blocks(b, 4 << 20, threads));
+        });
+    }
+}
+
+/// Elements that are ordinary numbers in every type, so that no time goes into special cases.
+fn bytes(seed: u8) -> Vec<u8> {
+    (0..MEMORY_BYTES)
+        .map(|i| 0x3C ^ (seed.wrapping_mul(i as u8) & 3))
+        .collect()
+}
+
+/// GB/s of `work` over `len` bytes.
+fn speed(len: usize, mut work: impl FnMut()) -> f64 {
+    let rounds = ((32 << 20) / len).max(1);
+    let mut best = Duration::MAX;
+    for _ in 0..7 {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            work();
+            black_box(());
+        }
+        best = best.min(start.elapsed());
+    }
+    (len * rounds) as f64 / best.as_secs_f64() / 1e9
+}
