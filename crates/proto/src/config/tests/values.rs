@@ -1,0 +1,241 @@
+//! What single settings and pairs of them may be.
+
+use super::*;
+
+#[test]
+fn wrong_types_name_the_line() {
+    use ConfigErrorKind::WrongType;
+    let number = "network.master_port must be a whole number from 1 to 65535, found";
+    let error = refused(
+        "\nnetwork:\n  master_port: soon\n",
+        WrongType,
+        &format!("{number} `soon`"),
+    );
+    assert_eq!(line(&error), 3);
+    refused(
+        "network: { master_port: 71.5 }",
+        WrongType,
+        &format!("{number} `71.5`"),
+    );
+    refused(
+        "network: { master_port: [1] }",
+        WrongType,
+        &format!("{number} a list"),
+    );
+    refused(
+        "network: { master_port: {} }",
+        WrongType,
+        &format!("{number} a section"),
+    );
+    refused(
+        "network: { master_port: }",
+        WrongType,
+        &format!("{number} nothing"),
+    );
+    let error = refused(
+        "network: { master_port: '7117' }",
+        WrongType,
+        &format!("{number} the text `7117`"),
+    );
+    assert_eq!(error.hint(), Some("write it without quotes"));
+    refused(
+        "performance: { enable_compression: yes }",
+        WrongType,
+        "performance.enable_compression must be true or false, found `yes`",
+    );
+    refused(
+        "network: 5",
+        WrongType,
+        "`network` must be a section of `key: value` lines",
+    );
+    refused(
+        "- a",
+        WrongType,
+        "the file must be a section of `key: value` lines",
+    );
+}
+
+#[test]
+fn ranges_are_checked() {
+    use ConfigErrorKind::OutOfRange;
+    let bad = |text: &str| assert_eq!(read(text).unwrap_err().kind(), OutOfRange, "{text}");
+    refused(
+        "network: { heartbeat_interval_ms: 5 }",
+        OutOfRange,
+        "network.heartbeat_interval_ms must be a whole number from 10 to 60000 ms, found `5`",
+    );
+    for port in ["0", "-1", "65536", "99999999999999999999999"] {
+        bad(&format!("network: {{ master_port: {port} }}"));
+    }
+    for ports in ["0-5", "7150-7118", "a-b", "1-70000", "''", "7118-"] {
+        bad(&format!("network: {{ p2p_ports: {ports} }}"));
+    }
+    bad("performance: { ring_chunk_size: 1024 }");
+    bad("performance: { ring_chunk_size: 4097 }");
+    bad("performance: { num_io_threads: 0 }");
+    bad("logging: { max_size_mb: 0 }");
+    bad("network: { site: 'a b' }");
+    bad("network: { heartbeat_timeout_ms: 70000 }");
+    bad("auth: { secret: short }");
+    bad("metrics: { address: nine }");
+    assert!(read("network: { heartbeat_interval_ms: 250 }").is_ok());
+}
+
+#[test]
+fn the_heartbeat_timeout_is_at_least_two_intervals() {
+    let text = "network:\n  heartbeat_timeout_ms: 199\n";
+    let error = read(text).unwrap_err();
+    assert_eq!(line(&error), 2);
+    assert_eq!(error.key(), Some("network.heartbeat_timeout_ms"));
+    let error = read("network: { heartbeat_interval_ms: 251 }").unwrap_err();
+    assert_eq!(error.key(), Some("network.heartbeat_interval_ms"));
+}
+
+#[test]
+fn hosts_may_be_one_or_many() {
+    let masters = |text: &str| read(text).unwrap().network.masters();
+    let pair = |host: &str, port| (host.to_owned(), port);
+    assert_eq!(
+        masters("network: { master_host: a, master_port: 9 }"),
+        [pair("a", 9)]
+    );
+    assert_eq!(
+        masters("network: { master_host: [a, 'b:8', '::1'] }"),
+        [pair("a", 7117), pair("b", 8), pair("::1", 7117)]
+    );
+    assert_eq!(
+        masters("network: { master_host: '[::1]:8, c' }"),
+        [pair("::1", 8), pair("c", 7117)]
+    );
+    for host in [
+        "''",
+        "[]",
+        "[a, '']",
+        "'a b'",
+        "'http://a'",
+        "'a:0'",
+        "'a:b'",
+        "'[::1'",
+        "'[::1]x'",
+        "'a/b'",
+        "','",
+    ] {
+        let error = read(&format!("network: {{ master_host: {host} }}")).unwrap_err();
+        assert_eq!(error.kind(), ConfigErrorKind::OutOfRange, "{error}");
+    }
+    let advertised = read("network: { advertise_address: '203.0.113.9:7200' }").unwrap();
+    assert_eq!(
+        advertised.network.advertise_address.unwrap().to_string(),
+        "203.0.113.9:7200"
+    );
+}
+
+#[test]
+fn names_of_choices_are_read_in_any_case() {
+    assert_eq!(
+        read("logging: { level: debug }").unwrap().logging.level,
+        LogLevel::Debug
+    );
+    assert_eq!(
+        read("fault_tolerance: { recovery: by_caller }")
+            .unwrap()
+            .fault_tolerance
+            .recovery,
+        Recovery::ByCaller
+    );
+    let error = refused(
+        "logging: { level: warning }",
+        ConfigErrorKind::OutOfRange,
+        "logging.level must be one of ERROR, WARN, INFO, DEBUG, TRACE, found `warning`",
+    );
+    assert_eq!(error.hint(), Some("did you mean `WARN`?"));
+}
+
+#[test]
+fn metrics_may_be_unset_off_or_somewhere() {
+    let metrics = |text: &str| read(text).unwrap().metrics.address;
+    let port = |at: Option<ListenAddress>| at.map(|at| at.to_string());
+    assert_eq!(port(metrics("").for_program()), Some(":9090".into()));
+    assert_eq!(port(metrics("").for_library()), None);
+    assert_eq!(port(metrics("metrics: { address: 'off' }").for_program()), None);
+    for given in [":9090", "127.0.0.1:0", "[::1]:9091", ":0"] {
+        let at = metrics(&format!("metrics: {{ address: '{given}' }}"));
+        assert_eq!(port(at.for_library()), Some(given.into()));
+        assert_eq!(at.for_library(), at.for_program());
+    }
+}
+
+#[test]
+fn security_is_on_when_its_material_is_given() {
+    assert!(
+        read_with("", &[("PCCL_AUTH_SECRET", "correct horse")])
+            .unwrap()
+            .auth
+            .enabled
+    );
+    assert!(
+        !read("auth: { enabled: false, secret: correct-horse }")
+            .unwrap()
+            .auth
+            .enabled
+    );
+    let error = refused(
+        "auth:\n  enabled: true\n",
+        ConfigErrorKind::Missing,
+        "authentication is on and auth.secret is not given",
+    );
+    assert_eq!((line(&error), error.key()), (2, Some("auth.secret")));
+    assert!(
+        read("network: { tls: { cert_file: c, key_file: k } }")
+            .unwrap()
+            .network
+            .tls
+            .enabled
+    );
+    let error = read("network: { tls: { cert_file: c } }").unwrap_err();
+    assert_eq!(
+        (error.kind(), error.key()),
+        (ConfigErrorKind::Missing, Some("network.tls.key_file"))
+    );
+    assert_eq!(
+        read("network: { tls: { enabled: true } }").unwrap_err().key(),
+        Some("network.tls.cert_file")
+    );
+}
+
+#[test]
+fn a_store_has_the_address_of_its_kind() {
+    let kind = |text: &str| {
+        read(text)
+            .map(|config| config.store.kind)
+            .map_err(|error| error.kind())
+    };
+    assert_eq!(kind("store: { path: /var/lib/pccl }"), Ok(StoreKind::Embedded));
+    assert_eq!(
+        kind("store: { kind: postgres, url: 'postgres://u:p@h/d' }"),
+        Ok(StoreKind::Postgres)
+    );
+    assert_eq!(
+        kind("store: { kind: etcd, url: 'http://a:2379, http://b:2379' }"),
+        Ok(StoreKind::Etcd)
+    );
+    assert_eq!(kind("store: { kind: postgres }"), Err(ConfigErrorKind::Missing));
+    assert_eq!(
+        kind("store: { kind: postgres, url: 'mysql://h' }"),
+        Err(ConfigErrorKind::OutOfRange)
+    );
+    assert_eq!(
+        kind("store: { kind: etcd, url: 'http://' }"),
+        Err(ConfigErrorKind::OutOfRange)
+    );
+    assert_eq!(
+        kind("store: { url: 'postgres://h' }"),
+        Err(ConfigErrorKind::Conflict)
+    );
+    assert_eq!(
+        kind("store: { kind: memory, path: x }"),
+        Err(ConfigErrorKind::Conflict)
+    );
+    assert_eq!(kind("store: { kind: file }"), Err(ConfigErrorKind::OutOfRange));
+    assert_eq!(read("").unwrap().store.lease().as_millis(), 1500);
+}

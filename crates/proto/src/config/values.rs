@@ -1,0 +1,378 @@
+//! The types of single settings.
+
+use core::net::Ipv6Addr;
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A value that must not be seen: `Debug`, `Display` and `Serialize` print `***`.
+///
+/// It has no `PartialEq`, so that no authentication check can be written with a comparison that leaks time.
+#[derive(Clone, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for those who need it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// A host name or address with a port that may be left out: `master`, `10.0.0.7:7117`, `::1`, `[::1]:7117`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// Name or address, IPv6 without brackets.
+    pub host: String,
+    /// TCP or UDP port, where one is given.
+    pub port: Option<u16>,
+}
+
+/// TCP ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// The ports in rising order.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        self.first..=self.last
+    }
+}
+
+/// Where to listen: `:9090` is every address of the machine; port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// One address or name, or none for all.
+    pub host: Option<String>,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Not given: [`ListenAddress::METRICS`] in `pccl master` and `pccl worker`, off in a user's program.
+    #[default]
+    Unset,
+    /// `off`: nowhere.
+    Off,
+    /// Given.
+    At(ListenAddress),
+}
+
+impl ListenAddress {
+    /// The port where `pccl master` and `pccl worker` serve metrics unless told otherwise: `:9090`.
+    pub const METRICS: Self = Self {
+        host: None,
+        port: 9090,
+    };
+}
+
+impl MetricsAddress {
+    /// Where `pccl master` and `pccl worker` serve metrics.
+    pub fn for_program(&self) -> Option<ListenAddress> {
+        match self {
+            Self::Unset => Some(ListenAddress::METRICS),
+            Self::Off => None,
+            Self::At(address) => Some(address.clone()),
+        }
+    }
+
+    /// Where the library in a user's program serves metrics: only where the user said so.
+    pub fn for_library(&self) -> Option<ListenAddress> {
+        match self {
+            Self::Unset | Self::Off => None,
+            Self::At(address) => Some(address.clone()),
+        }
+    }
+}
+
+/// Declares an enum whose values have names in the configuration.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+
+        }
+
+        impl $name {
+            /// The names that the configuration knows, in order.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// The value with this name; upper and lower case are alike.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $(_ if name.eq_ignore_ascii_case($text) => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// The name that the configuration uses.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+choice! {
+    /// What a process is.
+    Role {
+        /// The coordination service.
+        Master = "master",
+        /// A master that waits for the lease.
+        Standby = "standby",
+        /// A peer.
+        Worker = "worker",
+    }
+}
+
+choice! {
+    /// Who starts an op again that lost a peer.
+    Recovery {
+        /// The call itself, up to `max_recovery_attempts` times.
+        InsideCall = "in_call",
+        /// The caller: the call returns an error with the input restored.
+        ByCaller = "by_caller",
+    }
+}
+
+choice! {
+    /// How much is logged: this level and all graver ones.
+    LogLevel {
+        /// What somebody must look at.
+        Error = "ERROR",
+        /// What somebody should know.
+        Warn = "WARN",
+        /// What an operator follows.
+        Info = "INFO",
+        /// What a developer follows.
+        Debug = "DEBUG",
+        /// Everything.
+        Trace = "TRACE",
+    }
+}
+
+choice! {
+    /// Where the master keeps its state.
+    StoreKind {
+        /// In memory only: a restart of the master ends the run.
+        Memory = "memory",
+        /// In a file of its own.
+        Embedded = "embedded",
+        /// In a PostgreSQL database.
+        Postgres = "postgres",
+        /// In an etcd cluster.
+        Etcd = "etcd",
+    }
+}
+
+impl HostPort {
+    /// Reads `host`, `host:port`, an IPv6 address, or `[address]:port`; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(rest) = text.strip_prefix('[') {
+            let (host, tail) = rest.split_once(']').ok_or("has `[` without `]`")?;
+            host.parse::<Ipv6Addr>()
+                .map_err(|_| "has no IPv6 address between `[` and `]`")?;
+            let port = match tail.strip_prefix(':') {
+                Some(port) => Some(parse_port(port)?),
+                None if tail.is_empty() => None,
+                None => return Err("has something other than a port after `]`".to_owned()),
+            };
+            return Ok(Self {
+                host: host.to_owned(),
+                port,
+            });
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Ok(Self {
+                host: text.to_owned(),
+                port: None,
+            });
+        }
+        if text.contains("://") {
+            return Err("must be a host, not a URL".to_owned());
+        }
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(parse_port(port)?)),
+            None => (text, None),
+        };
+        check_host(host)?;
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.host.contains(':'), self.port) {
+            (true, Some(port)) => write!(f, "[{}]:{port}", self.host),
+            (false, Some(port)) => write!(f, "{}:{port}", self.host),
+            (_, None) => f.write_str(&self.host),
+        }
+    }
+}
+
+impl PortRange {
+    /// Reads `7118-7150` or one port; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (parse_port(first.trim())?, parse_port(last.trim())?);
+        if first > last {
+            return Err("must not end below its beginning".to_owned());
+        }
+        Ok(Self { first, last })
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl ListenAddress {
+    /// Reads `:port`, `host:port` or `[address]:port`; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(port) = text.strip_prefix(':') {
+            if let Ok(port) = port.parse() {
+                return Ok(Self { host: None, port });
+            }
+        } else if let Some(host) = text.strip_suffix(":0") {
+            if let HostPort { host, port: None } = HostPort::parse(host)? {
+                return Ok(Self {
+                    host: Some(host),
+                    port: 0,
+                });
+            }
+        } else if let HostPort {
+            host,
+            port: Some(port),
+        } = HostPort::parse(text)?
+        {
+            return Ok(Self {
+                host: Some(host),
+                port,
+            });
+        }
+        Err("must be `:port` or `host:port`".to_owned())
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => write!(
+                f,
+                "{}",
+                HostPort {
+                    host: host.clone(),
+                    port: Some(self.port)
+                }
+            ),
+            None => write!(f, ":{}", self.port),
+        }
+    }
+}
+
+impl MetricsAddress {
+    /// Reads `off` or a [`ListenAddress`]; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self::Off);
+        }
+        ListenAddress::parse(text)
+            .map(Self::At)
+            .map_err(|why| format!("{why}, or `off`"))
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unset => write!(f, "{}", ListenAddress::METRICS),
+            Self::Off => f.write_str("off"),
+            Self::At(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+macro_rules! serialize_as_text {
+    ($($name:ident),+) => { $(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )+ };
+}
+serialize_as_text!(HostPort, PortRange, ListenAddress, MetricsAddress);
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
+        _ => Err("must have ports from 1 to 65535".to_owned()),
+    }
+}
+
+fn check_host(host: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '%');
+    if host.is_empty() {
+        Err("must not be empty".to_owned())
+    } else if host.len() > 253 {
+        Err("is longer than a host name can be (253 bytes)".to_owned())
+    } else if !host.chars().all(allowed) {
+        Err("has characters that no host name has".to_owned())
+    } else {
+        Ok(())
+    }
+}
