@@ -1,3 +1,85 @@
-//! The one door to everything a developer does.
+//! The one door to everything a developer does: `cargo xtask --help`.
+//!
+//! One file for each command. What several of them need, running a stage and counting its outcome, is in `stage`.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod ci;
+mod sim;
+mod stage;
+mod test;
+mod tidy;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The one door to everything a developer does",
+    version
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all checks of behaviour: tidy, the tests, the doc tests and the simulator
+    Test {
+        /// Run only the tests whose names contain one of these, and nothing else
+        filters: Vec<String>,
+    },
+    /// Run the simulator: `cargo xtask sim [SEED] [--runs N]`, all arguments are passed through
+    #[command(disable_help_flag = true)]
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check the rules of the house that a machine can check
+    Tidy {
+        /// Lower the figures of the ratchet to what the tree has reached
+        #[arg(long)]
+        update: bool,
+    },
+    /// Run everything that a change must pass: formatting, lints, and `test`
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Test { filters } => Ok(test::run(&filters)),
+        Command::Sim { arguments } => sim::run(&arguments),
+        Command::Tidy { update } => tidy::run(update),
+        Command::Ci => Ok(ci::run()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_simulator_gets_its_arguments_untouched() {
+        for line in [&["7", "--runs", "20"][..], &["--help"], &["--runs=3", "-v"]] {
+            let whole = ["xtask", "sim"].iter().chain(line);
+            match Arguments::try_parse_from(whole).unwrap().command {
+                Command::Sim { arguments } => assert_eq!(arguments, line),
+                _ => panic!("{line:?} is not for the simulator"),
+            }
+        }
+    }
+}
