@@ -3,6 +3,7 @@
 //! One file for each command. What several of them need, running a stage and counting its outcome, is in `stage`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod sim;
 mod stage;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
+    Bench(bench::BenchArgs),
     /// Run everything that a change must pass: formatting, lints, and `test`
     Ci,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => Ok(test::run(&filters)),
         Command::Sim { arguments } => sim::run(&arguments),
         Command::Tidy { update } => tidy::run(update),
+        Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ci => Ok(ci::run()),
     };
     outcome.unwrap_or_else(|error| {
