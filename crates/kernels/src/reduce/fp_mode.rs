@@ -116,35 +116,117 @@ mod control {
 #[cfg(all(test, target_arch = "x86_64", not(miri)))]
 mod tests {
     use super::control;
-    use crate::{DataType, ReduceOp, finalize, reduce, reduce_assign};
+    use crate::{DataType, Isa, ReduceOp, scalar};
 
-    /// FTZ, DAZ, and rounding toward zero.
-    const HOSTILE: control::Word = 0x1F80 | 0x8000 | 0x0040 | 0x6000;
+    const STICKY_FLAGS: control::Word = 0x003F;
+    const FLUSH_TO_ZERO: control::Word = 0x8000;
+    const SUBNORMALS_ARE_ZERO: control::Word = 0x0040;
+    const ROUND_DOWN: control::Word = 0x2000;
+    const ROUND_UP: control::Word = 0x4000;
+    const ROUND_TO_ZERO: control::Word = 0x6000;
 
-    fn in_hostile_mode(work: impl FnOnce()) {
-        let before = control::read();
-        control::write(HOSTILE);
-        work();
+    fn in_mode<R>(mode: control::Word, work: impl FnOnce() -> R) -> R {
+        let (before, wanted) = (control::read(), control::DEFAULT | mode);
+        control::write(wanted);
+        let result = work();
         let after = control::read();
         control::write(before);
-        assert_eq!(after & !0x3F, HOSTILE, "the thread's mode was not put back");
+        assert_eq!(
+            after & !STICKY_FLAGS,
+            wanted,
+            "the thread's mode was not put back"
+        );
+        result
+    }
+
+    /// Operands whose sums, products and thirds are subnormal or have to be rounded.
+    fn operands(dtype: DataType) -> (Vec<u8>, Vec<u8>) {
+        let bits: [[u64; 4]; 2] = match dtype {
+            DataType::Float16 => [[3, 0x3555, 0xB555, 0x0401], [2, 0x7001, 0x8001, 0x3803]],
+            DataType::BFloat16 => [[3, 0x3EAB, 0xBEAB, 0x0081], [2, 0x4281, 0x8001, 0x3F03]],
+            DataType::Float32 => [
+                [3, 0x3EAA_AAAB, 0xBEAA_AAAB, 0x80_0001],
+                [2, 0x4280_0001, 0x8000_0001, 0x3F00_0003],
+            ],
+            _ => [
+                [
+                    3,
+                    0x3FD5_5555_5555_5556,
+                    0xBFD5_5555_5555_5556,
+                    0x10_0000_0000_0001,
+                ],
+                [2, 0x4100_0000_0000_0001, 1 << 63 | 1, 0x3FE0_0000_0000_0003],
+            ],
+        };
+        let bytes = bits.map(|bits| {
+            bits.map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec())
+                .concat()
+        });
+        let [a, b] = bytes.map(|bytes| bytes.repeat(40));
+        (a, b)
+    }
+
+    fn all_results(isa: Isa, dtype: DataType, op: ReduceOp, a: &[u8], b: &[u8]) -> [Vec<u8>; 4] {
+        let (mut into, mut assign) = (vec![0; a.len()], a.to_vec());
+        let (mut left, mut average) = (b.to_vec(), a.to_vec());
+        isa.reduce(dtype, op, &mut into, a, b);
+        isa.reduce_assign(dtype, op, &mut assign, b);
+        isa.reduce_assign_left(dtype, op, a, &mut left);
+        isa.finalize(dtype, ReduceOp::Avg, &mut average, 3);
+        [into, assign, left, average]
     }
 
     #[test]
     fn results_do_not_depend_on_the_threads_mode() {
-        let subnormal = f32::from_bits(3).to_ne_bytes().repeat(9);
-        let third = f64::from_bits(0x3FD5_5555_5555_5556).to_ne_bytes().repeat(5);
-        let (mut sum, mut wide, mut average) = ([0; 36], [0; 40], *b"\xFE\xFF\xFF\xFF");
-        in_hostile_mode(|| {
-            reduce(DataType::Float32, ReduceOp::Sum, &mut sum, &subnormal, &subnormal);
-            wide.copy_from_slice(&third);
-            reduce_assign(DataType::Float64, ReduceOp::Prod, &mut wide, &third);
-            finalize(DataType::Uint8, ReduceOp::Avg, &mut average, 85);
-        });
-        assert_eq!(sum.as_slice(), f32::from_bits(6).to_ne_bytes().repeat(9));
-        let mut expected = third.clone();
-        crate::scalar::reduce_assign(DataType::Float64, ReduceOp::Prod, &mut expected, &third);
-        assert_eq!(wide.as_slice(), expected);
-        assert_eq!(average, [2, 3, 3, 3]);
+        for dtype in DataType::ALL.into_iter().filter(|dtype| dtype.is_float()) {
+            let (a, b) = operands(dtype);
+            for op in ReduceOp::ALL {
+                let (mut reduced, mut average) = (vec![0; a.len()], a.clone());
+                scalar::reduce(dtype, op, &mut reduced, &a, &b);
+                scalar::finalize(dtype, ReduceOp::Avg, &mut average, 3);
+                let expected = [reduced.clone(), reduced.clone(), reduced, average];
+                for mode in [
+                    0,
+                    FLUSH_TO_ZERO,
+                    SUBNORMALS_ARE_ZERO,
+                    ROUND_DOWN,
+                    ROUND_UP,
+                    ROUND_TO_ZERO,
+                ] {
+                    for isa in [Isa::BASELINE, Isa::active()] {
+                        let results = in_mode(mode, || all_results(isa, dtype, op, &a, &b));
+                        assert!(
+                            results == expected,
+                            "{dtype} {op} in mode {mode:#x} on {}",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integer_quotients_do_not_depend_on_the_threads_mode() {
+        for dtype in DataType::ALL.into_iter().filter(|dtype| !dtype.is_float()) {
+            for world in [1_u32, 3, 85, 255, 65_535, 65_537, (1 << 24) + 1, u32::MAX] {
+                let sums = [0, 1, 2, 7, 84, 254, 255, 32_767, 65_534, u32::MAX - 1, u32::MAX].map(u64::from);
+                let sums = sums.map(|sum| [sum, sum.wrapping_neg(), sum << 31]);
+                let sums: Vec<u8> = sums
+                    .as_flattened()
+                    .iter()
+                    .flat_map(|sum| sum.to_le_bytes()[..dtype.size()].to_vec())
+                    .collect();
+                let mut expected = sums.clone();
+                scalar::finalize(dtype, ReduceOp::Avg, &mut expected, world);
+                for mode in [FLUSH_TO_ZERO, ROUND_DOWN, ROUND_UP, ROUND_TO_ZERO] {
+                    let mut average = sums.clone();
+                    in_mode(mode, || {
+                        Isa::active().finalize(dtype, ReduceOp::Avg, &mut average, world);
+                    });
+                    assert_eq!(average, expected, "{dtype} / {world} in mode {mode:#x}");
+                }
+            }
+        }
     }
 }

@@ -78,8 +78,8 @@ impl Isa {
         if op != ReduceOp::Avg {
             return;
         }
-        // Small integers divide by way of floats, so the mode matters to them too.
-        with_default_fp_mode(true, || match self.0 {
+        // Integers divide by way of floats too, but no mode changes a quotient so much that it shows.
+        with_default_fp_mode(dtype.is_float(), || match self.0 {
             Kind::Baseline => loops::divide(loops::Baseline, dtype, acc, world),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => loops::divide(avx2, dtype, acc, world),
