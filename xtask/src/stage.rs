@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -108,10 +110,18 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// The root of the workspace: where this crate was built, one folder up.
-pub(crate) fn root() -> &'static std::path::Path {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+/// The root of the workspace, one folder above this crate.
+///
+/// Cargo says where the crate is when it runs us. What was true at build time is the last resort: checkouts that
+/// share a target directory share this program too.
+pub(crate) fn root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let here =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let here = PathBuf::from(here);
+        here.parent().map(Path::to_owned).unwrap_or(here)
+    })
 }
 
 /// Runs a command, shows its standard output while it comes, and returns it.
