@@ -1,0 +1,477 @@
+//! From one epoch to the next: collect reports, decide, write, and only then tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Authority, Master, MasterEvent};
+use crate::ids::{Epoch, PeerGroup, SessionId, Tag, Time};
+use crate::machine::Action;
+use crate::message::{MasterMessage, Report, View};
+use crate::record::{Change, Failure, GroupRecord, MemberRecord, Removal, RunRecord, StoreRequest, Verdict};
+use crate::settings::Recovery;
+use crate::vocabulary::Fingerprint;
+
+/// What a group is doing.
+#[derive(Default)]
+pub(super) enum Activity {
+    /// Ops run; nothing else.
+    #[default]
+    Idle,
+    /// Newcomers and members connect to each other.
+    Linking {
+        join: u64,
+        newcomers: Vec<SessionId>,
+        waiting: BTreeSet<SessionId>,
+        down: Vec<(SessionId, SessionId, String)>,
+        deadline: Time,
+    },
+    /// Those that stay report.
+    Collecting {
+        change: u64,
+        joining: Vec<SessionId>,
+        reports: BTreeMap<SessionId, Report>,
+        since: Time,
+    },
+    /// The decision is on its way to the store.
+    Writing {
+        id: u64,
+        record: Box<GroupRecord>,
+        replaces: Epoch,
+    },
+}
+
+impl Master {
+    /// Begins an epoch change, unless one is under way that will see to it.
+    pub(super) fn begin_change(&mut self, now: Time, group: PeerGroup, why: &str) {
+        if self.authority != Authority::Active {
+            return;
+        }
+        match self.groups.get(&group).map(|g| &g.activity) {
+            Some(Activity::Collecting { .. }) => self.try_decide(now, group),
+            Some(Activity::Linking { .. }) => self.try_end_linking(now, group),
+            // After the write, what has come up meanwhile begins the next change.
+            Some(Activity::Writing { .. }) => {}
+            Some(Activity::Idle) | None => self.collect(now, group, Vec::new(), why),
+        }
+    }
+
+    /// Asks those that stay for their reports.
+    pub(super) fn collect(&mut self, now: Time, group: PeerGroup, joining: Vec<SessionId>, why: &str) {
+        self.next_change += 1;
+        let change = self.next_change;
+        let epoch = self.epoch_of(group);
+        self.events.push_back(MasterEvent::ChangeBegins {
+            group,
+            epoch,
+            why: why.into(),
+        });
+        let state = self.groups.entry(group).or_default();
+        state.activity = Activity::Collecting {
+            change,
+            joining,
+            reports: BTreeMap::new(),
+            since: now,
+        };
+        for session in self.stayers(group) {
+            self.tell(session, MasterMessage::Prepare { change, epoch });
+        }
+        self.try_decide(now, group);
+    }
+
+    /// The change for which the group's members are asked for reports.
+    pub(super) fn collecting(&self, group: PeerGroup) -> Option<u64> {
+        match self.groups.get(&group).map(|g| &g.activity) {
+            Some(Activity::Collecting { change, .. }) => Some(*change),
+            _ => None,
+        }
+    }
+
+    pub(super) fn report(&mut self, now: Time, session: SessionId, change: u64, report: Report) {
+        let Some(group) = self.sessions.get(&session).map(|s| s.group) else {
+            return;
+        };
+        if self.collecting(group) != Some(change) || report.epoch != self.epoch_of(group) {
+            return;
+        }
+        self.read_report(now, group, session, &report);
+        if let Some(Activity::Collecting { reports, .. }) =
+            self.groups.get_mut(&group).map(|g| &mut g.activity)
+        {
+            reports.insert(session, report);
+        }
+        self.try_decide(now, group);
+    }
+
+    /// Decides, once all who stay have reported.
+    fn try_decide(&mut self, now: Time, group: PeerGroup) {
+        let stayers = self.stayers(group);
+        let Some(state) = self.groups.get(&group) else {
+            return;
+        };
+        let Activity::Collecting { joining, reports, .. } = &state.activity else {
+            return;
+        };
+        if stayers.iter().any(|s| !reports.contains_key(s)) {
+            return;
+        }
+        let joining: Vec<SessionId> = joining
+            .iter()
+            .filter(|s| self.sessions.contains_key(s))
+            .copied()
+            .collect();
+        let all_silent = !state.removals.is_empty()
+            && state
+                .removals
+                .values()
+                .all(|why| matches!(why, Removal::Silent { .. } | Removal::NotAttached { .. }));
+        if stayers.is_empty() && joining.is_empty() && all_silent {
+            // Never to an epoch without members because of silence: keep the sessions and wait.
+            if let Some(state) = self.groups.get_mut(&group) {
+                state.removals.clear();
+                state.activity = Activity::Idle;
+            }
+            return;
+        }
+        let record = self.decide(group, &stayers, &joining);
+        self.write(group, record);
+        let _ = now;
+    }
+
+    /// The next epoch's record: who is in it, and a verdict on every open attempt of this one.
+    fn decide(&self, group: PeerGroup, stayers: &[SessionId], joining: &[SessionId]) -> GroupRecord {
+        let old = self.stored(group);
+        let epoch = old.epoch.next();
+        let mut members: Vec<MemberRecord> = old
+            .members
+            .iter()
+            .filter(|m| stayers.contains(&m.member.session))
+            .cloned()
+            .collect();
+        for session in joining {
+            if let Some(s) = self.sessions.get(session) {
+                members.push(MemberRecord {
+                    member: s.member.clone(),
+                    key: s.key,
+                    joined: epoch,
+                });
+            }
+        }
+        members.sort_by_key(|m| m.member.session);
+        let removed: Vec<_> = self
+            .groups
+            .get(&group)
+            .map(|g| g.removals.clone().into_iter().collect())
+            .unwrap_or_default();
+        let (verdicts, retries) = self.verdicts(group, stayers, &removed, &old);
+        let mut changes = old.changes.clone();
+        changes.push(Change {
+            from: old.epoch,
+            removed,
+            verdicts,
+        });
+        self.drop_acknowledged(&mut changes, stayers);
+        GroupRecord {
+            epoch,
+            members,
+            changes,
+            retries,
+            ..old
+        }
+    }
+
+    /// Changes that every member that stays has applied need not be kept; the newest always is.
+    fn drop_acknowledged(&self, changes: &mut Vec<Change>, stayers: &[SessionId]) {
+        let applied = |s: &SessionId| self.sessions.get(s).map_or(Epoch::default(), |s| s.applied);
+        let oldest = stayers.iter().map(applied).min();
+        let newest = changes.last().map(|c| c.from);
+        changes.retain(|c| Some(c.from) == newest || oldest.is_some_and(|e| c.from >= e));
+    }
+
+    fn verdicts(
+        &self,
+        group: PeerGroup,
+        stayers: &[SessionId],
+        lost: &[(SessionId, Removal)],
+        old: &GroupRecord,
+    ) -> (Vec<(Tag, u32, Verdict)>, BTreeMap<Tag, u32>) {
+        let Some(state) = self.groups.get(&group) else {
+            return (Vec::new(), BTreeMap::new());
+        };
+        let none = BTreeMap::new();
+        let reports = match &state.activity {
+            Activity::Collecting { reports, .. } => reports,
+            _ => &none,
+        };
+        let started = reports
+            .values()
+            .flat_map(|r| r.started.iter().map(|s| (s.tag, s.n)));
+        let known = state
+            .attempts
+            .iter()
+            .filter(|(_, a)| a.committed.is_some())
+            .map(|(k, _)| *k);
+        let open: BTreeSet<(Tag, u32)> = started.chain(known).collect();
+        let mut verdicts = Vec::new();
+        let mut retries = BTreeMap::new();
+        for (tag, n) in open {
+            let attempt = state.attempts.get(&(tag, n));
+            let said = attempt.is_some_and(|a| a.committed.is_some());
+            let calls: Vec<(SessionId, Fingerprint)> = calls(reports, tag, n);
+            let differ = calls.iter().any(|(_, f)| *f != calls[0].1);
+            let promised = |s: &SessionId| attempt.is_some_and(|a| a.promised.contains(s));
+            let all_promised = !differ && stayers.iter().all(promised);
+            let verdict = if said || all_promised {
+                Verdict::Committed
+            } else if differ {
+                Verdict::Failed(Failure::Mismatch { calls })
+            } else {
+                let before = if n == 0 {
+                    old.retries.get(&tag).copied().unwrap_or(0)
+                } else {
+                    0
+                };
+                let verdict = self.retry_or_fail((tag, n), group, reports, lost, before);
+                if verdict == Verdict::Retry {
+                    retries.insert(tag, before + u32::from(!lost.is_empty()));
+                }
+                verdict
+            };
+            verdicts.push((tag, n, verdict));
+        }
+        (verdicts, retries)
+    }
+
+    fn retry_or_fail(
+        &self,
+        (tag, n): (Tag, u32),
+        group: PeerGroup,
+        reports: &BTreeMap<SessionId, Report>,
+        lost: &[(SessionId, Removal)],
+        retries: u32,
+    ) -> Verdict {
+        let state = self.groups.get(&group);
+        let mut started = reports
+            .values()
+            .flat_map(|r| &r.started)
+            .filter(|s| (s.tag, s.n) == (tag, n));
+        let restorable = started.all(|s| s.restorable);
+        let has_started = |s: &SessionId| {
+            reports
+                .get(s)
+                .is_some_and(|r| r.started.iter().any(|a| (a.tag, a.n) == (tag, n)))
+        };
+        let lost = lost.to_vec();
+        if state.is_some_and(|g| g.timed_out.contains(&(tag, n))) {
+            let missing = reports.keys().filter(|s| !has_started(s)).copied().collect();
+            return Verdict::Failed(Failure::TimedOut { missing });
+        }
+        if state.is_some_and(|g| g.deadlocked.contains(&(tag, n))) {
+            return Verdict::Failed(Failure::Deadlock {
+                waits: self.waits(group),
+            });
+        }
+        let by_caller = self.config.settings.recovery == Recovery::ByCaller && !lost.is_empty();
+        if by_caller || !restorable {
+            return Verdict::Failed(Failure::Cut { lost });
+        }
+        if retries >= self.config.settings.max_recovery_attempts && !lost.is_empty() {
+            return Verdict::Failed(Failure::TooManyRecoveries { retries, lost });
+        }
+        Verdict::Retry
+    }
+
+    fn write(&mut self, group: PeerGroup, record: GroupRecord) {
+        let replaces = self.epoch_of(group);
+        self.next_store += 1;
+        let id = self.next_store;
+        let record = Box::new(record);
+        let term = self.record.term;
+        self.actions.push_back(Action::Store(StoreRequest::Write {
+            id,
+            term,
+            group,
+            replaces,
+            record: record.clone(),
+        }));
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.activity = Activity::Writing { id, record, replaces };
+        }
+    }
+
+    fn writing(&self, id: u64) -> Option<PeerGroup> {
+        let writes = |a: &Activity| matches!(a, Activity::Writing { id: i, .. } if *i == id);
+        self.groups
+            .iter()
+            .find(|(_, g)| writes(&g.activity))
+            .map(|(group, _)| *group)
+    }
+
+    /// The decision stands: now it may be told.
+    pub(super) fn written(&mut self, now: Time, id: u64) {
+        let Some(group) = self.writing(id) else { return };
+        let Some(state) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let Activity::Writing { record, .. } = std::mem::take(&mut state.activity) else {
+            return;
+        };
+        let change = record.changes.last().cloned();
+        state.attempts.clear();
+        state.mismatched.clear();
+        state.timed_out.clear();
+        state.deadlocked.clear();
+        state.broken.clear();
+        state.broken_since = None;
+        let heard = state.heard;
+        let removed: Vec<(SessionId, Removal)> = change.iter().flat_map(|c| c.removed.clone()).collect();
+        for (session, _) in &removed {
+            state.removals.remove(session);
+        }
+        let epoch = record.epoch;
+        self.record.groups.insert(group, *record);
+        self.announce(group, epoch, change.as_ref());
+        for (session, why) in removed {
+            self.end_session(now, session, why);
+        }
+        for session in self.stayers(group) {
+            if let Some(s) = self.sessions.get_mut(&session) {
+                s.waits.clear();
+                if !s.is_member {
+                    s.is_member = true;
+                    s.acked = heard;
+                }
+            }
+            self.bring_up_to_date(session);
+        }
+        self.end_topology_votes(group);
+        self.go_on(now, group);
+    }
+
+    fn announce(&mut self, group: PeerGroup, epoch: Epoch, change: Option<&Change>) {
+        let mut counts = (0, 0, 0);
+        for (_, _, verdict) in change.iter().flat_map(|c| &c.verdicts) {
+            match verdict {
+                Verdict::Committed => counts.0 += 1,
+                Verdict::Retry => counts.1 += 1,
+                Verdict::Failed(_) => counts.2 += 1,
+            }
+        }
+        let world = self.stored(group).members.len() as u32;
+        self.events.push_back(MasterEvent::EpochChanged {
+            group,
+            epoch,
+            world,
+            verdicts: counts,
+        });
+    }
+
+    /// After an epoch change, or when a newcomer came: what is there to do?
+    pub(super) fn go_on(&mut self, now: Time, group: PeerGroup) {
+        if !self.is_idle(group) {
+            return;
+        }
+        let pending = self.groups.get(&group).is_some_and(|g| !g.removals.is_empty());
+        if pending {
+            return self.collect(now, group, Vec::new(), "more members are lost");
+        }
+        if self.stored(group).members.is_empty() {
+            return self.begin_linking(now, group);
+        }
+        self.count_votes(now, group);
+    }
+
+    /// Tells a member about the epochs that it has not applied.
+    pub(super) fn bring_up_to_date(&mut self, session: SessionId) {
+        let Some(state) = self.sessions.get(&session) else {
+            return;
+        };
+        let (group, applied) = (state.group, state.applied);
+        let stored = self.stored(group);
+        if !state.is_member || applied >= stored.epoch {
+            return;
+        }
+        let joined = stored
+            .members
+            .iter()
+            .find(|m| m.member.session == session)
+            .map(|m| m.joined);
+        let from = joined.unwrap_or_default().max(applied);
+        let changes = stored
+            .changes
+            .iter()
+            .filter(|c| c.from >= from)
+            .cloned()
+            .collect();
+        let view = self.view(&stored);
+        self.tell(session, MasterMessage::EpochChange { changes, view });
+    }
+
+    fn view(&self, stored: &GroupRecord) -> View {
+        let sizes = self.record.groups.values().map(|g| g.members.len() as u32);
+        View {
+            epoch: stored.epoch,
+            members: stored.members.iter().map(|m| m.member.clone()).collect(),
+            links: stored.links,
+            global_world: sizes.clone().sum(),
+            groups: sizes.clone().filter(|n| *n > 0).count() as u32,
+            largest_group: sizes.max().unwrap_or(0),
+        }
+    }
+
+    pub(super) fn applied(&mut self, session: SessionId, epoch: Epoch) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.applied = state.applied.max(epoch);
+        }
+    }
+
+    /// Nobody knows whether the write took effect: only the store can tell.
+    pub(super) fn write_in_doubt(&mut self, id: u64, why: &str) {
+        if self.writing(id).is_none() {
+            return;
+        }
+        self.events
+            .push_back(MasterEvent::StoreTrouble { why: why.into() });
+        self.actions.push_back(Action::Store(StoreRequest::Read { id }));
+    }
+
+    pub(super) fn resolve_doubt(&mut self, now: Time, id: u64, found: RunRecord) {
+        let Some(group) = self.writing(id) else { return };
+        if found.term > self.record.term {
+            return self.depose(found.term);
+        }
+        let Some(Activity::Writing { record, replaces, .. }) = self.groups.get(&group).map(|g| &g.activity)
+        else {
+            return;
+        };
+        let stored = found.groups.get(&group).cloned().unwrap_or_default();
+        if stored == **record {
+            return self.written(now, id);
+        }
+        if stored.epoch == *replaces {
+            // It did not take effect: the same write again.
+            let (term, replaces, record) = (self.record.term, *replaces, record.clone());
+            self.actions.push_back(Action::Store(StoreRequest::Write {
+                id,
+                term,
+                group,
+                replaces,
+                record,
+            }));
+            return;
+        }
+        // Another epoch in our term, not written by us: the store is not the one we know.
+        self.depose(found.term);
+    }
+}
+
+fn calls(reports: &BTreeMap<SessionId, Report>, tag: Tag, n: u32) -> Vec<(SessionId, Fingerprint)> {
+    let started = |r: &Report| {
+        r.started
+            .iter()
+            .find(|s| (s.tag, s.n) == (tag, n))
+            .map(|s| s.fingerprint)
+    };
+    reports
+        .iter()
+        .filter_map(|(session, r)| Some((*session, started(r)?)))
+        .collect()
+}

@@ -1,0 +1,483 @@
+//! The master: registration, epochs, verdicts, liveness, as a pure state machine. It never touches tensor data.
+//!
+//! * `sessions`: newcomers register, members attach, both leave
+//! * `commit`: promises and verdicts within an epoch
+//! * `change`: from one epoch to the next: collect reports, decide, write, and only then tell
+//! * `join`: votes, and how newcomers come in
+//! * `liveness`: who is dead, which links are broken
+//! * `status`: what to tell people
+
+mod change;
+mod commit;
+mod event;
+mod join;
+mod liveness;
+mod sessions;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+pub use event::MasterEvent;
+
+use self::change::Activity;
+use self::commit::Attempt;
+use self::liveness::Liveness;
+use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
+use crate::machine::{Action, Closed, Machine};
+use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
+use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
+use crate::settings::RunSettings;
+use crate::wire::{ControlStream, MAX_CONTROL_BYTES, MAX_STRANGER_BYTES};
+
+/// What a master is told when it is made.
+#[derive(Debug, Clone)]
+pub struct MasterConfig {
+    /// Settings of the run.
+    pub settings: RunSettings,
+    /// Names a new run, if the store has none.
+    pub new_run: RunId,
+    /// Seed of session keys; must differ from master to master and from start to start.
+    pub seed: u64,
+    /// Most members and newcomers at once.
+    pub max_peers: u32,
+    /// How long newcomers and members try to connect to each other, milliseconds.
+    pub link_timeout_ms: u32,
+}
+
+impl Default for MasterConfig {
+    fn default() -> Self {
+        Self {
+            settings: RunSettings::default(),
+            new_run: RunId(1),
+            seed: 1,
+            max_peers: 4096,
+            link_timeout_ms: 5000,
+        }
+    }
+}
+
+/// Whether a master may decide anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// It waits for its term.
+    Starting,
+    /// It has the newest term as far as it knows.
+    Active,
+    /// Another master has a newer term.
+    Deposed,
+}
+
+struct Conn {
+    from: SocketAddr,
+    stream: ControlStream,
+    session: Option<SessionId>,
+    opened: Time,
+}
+
+/// A registered newcomer or a member.
+struct SessionState {
+    group: PeerGroup,
+    key: u64,
+    member: Member,
+    conn: Option<ConnId>,
+    is_member: bool,
+    /// The newest epoch that it is known to have applied.
+    applied: Epoch,
+    /// Verdicts that it has heard.
+    acked: u64,
+    heard: Time,
+    detached: Option<Time>,
+    vote: Option<Vote>,
+    vote_result: Option<(u32, VoteOutcome)>,
+    waits: BTreeMap<(Tag, u32), (Time, String)>,
+    leaving: bool,
+}
+
+#[derive(Default)]
+struct Group {
+    attempts: BTreeMap<(Tag, u32), Attempt>,
+    /// Number of the last verdict *committed*.
+    heard: u64,
+    /// Everybody has heard the verdicts up to this one.
+    closed: u64,
+    activity: Activity,
+    /// Members that shall not be in the next epoch.
+    removals: BTreeMap<SessionId, Removal>,
+    /// Attempts whose callers called different ops.
+    mismatched: BTreeSet<(Tag, u32)>,
+    /// Attempts for which somebody has waited too long.
+    timed_out: BTreeSet<(Tag, u32)>,
+    /// Attempts that wait for members that wait for something else.
+    deadlocked: BTreeSet<(Tag, u32)>,
+    /// Pairs of members that cannot reach each other, and since when we know of any.
+    broken: BTreeSet<(SessionId, SessionId)>,
+    broken_since: Option<Time>,
+}
+
+/// A master.
+pub struct Master {
+    config: MasterConfig,
+    random: Seeded,
+    authority: Authority,
+    record: RunRecord,
+    groups: BTreeMap<PeerGroup, Group>,
+    sessions: BTreeMap<SessionId, SessionState>,
+    conns: BTreeMap<ConnId, Conn>,
+    strangers: VecDeque<ConnId>,
+    ended: BTreeMap<SessionId, (Removal, Time)>,
+    liveness: Liveness,
+    next_session: u32,
+    next_conn: u64,
+    next_store: u64,
+    next_change: u64,
+    taking_term: Option<u64>,
+    actions: VecDeque<Action>,
+    writable: BTreeSet<ConnId>,
+    events: VecDeque<MasterEvent>,
+}
+
+/// Connections that may be open without having said who they are; the oldest makes room.
+const MAX_STRANGERS: usize = 256;
+
+impl Master {
+    /// A master that begins by taking a term from its store.
+    pub fn new(now: Time, config: MasterConfig) -> Self {
+        let mut master = Self {
+            random: Seeded::new(config.seed),
+            authority: Authority::Starting,
+            record: RunRecord::default(),
+            groups: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            strangers: VecDeque::new(),
+            ended: BTreeMap::new(),
+            liveness: Liveness::new(now),
+            next_session: 0,
+            next_conn: 0,
+            next_store: 0,
+            next_change: 0,
+            taking_term: None,
+            actions: VecDeque::new(),
+            writable: BTreeSet::new(),
+            events: VecDeque::new(),
+            config,
+        };
+        master.take_term();
+        master
+    }
+
+    /// Whether it may decide anything.
+    pub fn authority(&self) -> Authority {
+        self.authority
+    }
+
+    /// Its term; zero before it has one.
+    pub fn term(&self) -> Term {
+        self.record.term
+    }
+
+    /// What it would not want to forget: all that another master needs to go on.
+    pub fn record(&self) -> &RunRecord {
+        &self.record
+    }
+
+    /// Members of all groups.
+    pub fn members(&self) -> usize {
+        self.record.groups.values().map(|g| g.members.len()).sum()
+    }
+
+    /// The next thing worth a line in a log.
+    pub fn poll_event(&mut self) -> Option<MasterEvent> {
+        self.events.pop_front()
+    }
+
+    fn take_term(&mut self) {
+        self.next_store += 1;
+        let id = self.next_store;
+        self.taking_term = Some(id);
+        self.actions.push_back(Action::Store(StoreRequest::TakeTerm {
+            id,
+            new_run: self.config.new_run,
+        }));
+    }
+
+    /// The store has answered.
+    pub fn handle_store(&mut self, now: Time, reply: StoreReply) {
+        match reply {
+            StoreReply::Taken { id, record } if self.taking_term == Some(id) => {
+                self.taking_term = None;
+                self.become_active(now, *record);
+            }
+            StoreReply::Unknown { id, why } if self.taking_term == Some(id) => {
+                self.events.push_back(MasterEvent::StoreTrouble { why });
+                self.take_term();
+            }
+            StoreReply::Written { id } => self.written(now, id),
+            StoreReply::Rejected { id } => self.write_in_doubt(id, "the store has refused the write"),
+            StoreReply::Unknown { id, why } => self.write_in_doubt(id, &why),
+            StoreReply::Record { id, record } => self.resolve_doubt(now, id, *record),
+            StoreReply::Taken { .. } => {}
+        }
+    }
+
+    fn become_active(&mut self, now: Time, record: RunRecord) {
+        self.authority = Authority::Active;
+        self.record = record;
+        self.liveness.forgive(now, &self.config.settings);
+        for (group, stored) in &self.record.groups {
+            self.groups.entry(*group).or_default();
+            for m in &stored.members {
+                let state = SessionState::new(now, *group, m.key, m.member.clone());
+                self.sessions.insert(
+                    m.member.session,
+                    SessionState {
+                        is_member: true,
+                        ..state
+                    },
+                );
+            }
+        }
+        self.events.push_back(MasterEvent::Active {
+            term: self.record.term,
+            members: self.members() as u32,
+        });
+    }
+
+    /// Another master has a newer term: from now on this one decides nothing.
+    fn depose(&mut self, newer: Term) {
+        if self.authority == Authority::Deposed {
+            return;
+        }
+        self.authority = Authority::Deposed;
+        self.events.push_back(MasterEvent::Deposed {
+            term: self.record.term,
+            newer,
+        });
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in conns {
+            self.send(conn, MasterMessage::NotActive { active: None });
+            self.drop_conn(conn);
+        }
+        self.sessions.clear();
+        self.groups.clear();
+    }
+
+    fn stored(&self, group: PeerGroup) -> GroupRecord {
+        self.record.groups.get(&group).cloned().unwrap_or_default()
+    }
+
+    fn epoch_of(&self, group: PeerGroup) -> Epoch {
+        self.record
+            .groups
+            .get(&group)
+            .map_or(Epoch::default(), |g| g.epoch)
+    }
+
+    /// The members of a group that shall stay.
+    fn stayers(&self, group: PeerGroup) -> Vec<SessionId> {
+        let removals = self.groups.get(&group).map(|g| &g.removals);
+        let stays = |s: &SessionId| !removals.is_some_and(|r| r.contains_key(s));
+        let members = self
+            .record
+            .groups
+            .get(&group)
+            .map(|g| &g.members[..])
+            .unwrap_or_default();
+        members.iter().map(|m| m.member.session).filter(stays).collect()
+    }
+
+    /// Registered peers of a group that are not members, by age.
+    fn newcomers(&self, group: PeerGroup) -> Vec<SessionId> {
+        let waits = |s: &SessionState| s.group == group && !s.is_member && s.conn.is_some();
+        self.sessions
+            .iter()
+            .filter(|(_, s)| waits(s))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn send(&mut self, conn: ConnId, message: MasterMessage) {
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.stream.push(&FromMaster {
+                term: self.record.term,
+                message,
+            });
+            self.writable.insert(conn);
+        }
+    }
+
+    /// Sends to a session, if it is attached.
+    fn tell(&mut self, session: SessionId, message: MasterMessage) {
+        if let Some(conn) = self.sessions.get(&session).and_then(|s| s.conn) {
+            self.send(conn, message);
+        }
+    }
+
+    fn drop_conn(&mut self, conn: ConnId) {
+        if self.conns.remove(&conn).is_some() {
+            self.writable.remove(&conn);
+            self.actions.push_back(Action::Close { conn });
+        }
+        self.strangers.retain(|c| *c != conn);
+    }
+
+    fn new_conn(&mut self) -> ConnId {
+        self.next_conn += 1;
+        ConnId(self.next_conn)
+    }
+
+    fn next_message(&mut self, now: Time, conn: ConnId) -> Option<ToMaster> {
+        let state = self.conns.get_mut(&conn)?;
+        match state.stream.next_message::<ToMaster>() {
+            Ok(message) => message,
+            Err(why) => {
+                let from = state.from;
+                self.events.push_back(MasterEvent::ConnectionRefused {
+                    from,
+                    why: why.to_string(),
+                });
+                self.drop_conn(conn);
+                self.conn_lost(now, conn);
+                None
+            }
+        }
+    }
+}
+
+impl SessionState {
+    fn new(now: Time, group: PeerGroup, key: u64, member: Member) -> Self {
+        Self {
+            group,
+            key,
+            member,
+            conn: None,
+            is_member: false,
+            applied: Epoch::default(),
+            acked: 0,
+            heard: now,
+            detached: Some(now),
+            vote: None,
+            vote_result: None,
+            waits: BTreeMap::new(),
+            leaving: false,
+        }
+    }
+}
+
+impl Machine for Master {
+    fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId> {
+        let conn = self.new_conn();
+        let stream = ControlStream::new(MAX_STRANGER_BYTES);
+        self.conns.insert(
+            conn,
+            Conn {
+                from,
+                stream,
+                session: None,
+                opened: now,
+            },
+        );
+        self.strangers.push_back(conn);
+        if self.strangers.len() > MAX_STRANGERS {
+            if let Some(oldest) = self.strangers.pop_front() {
+                self.drop_conn(oldest);
+            }
+        }
+        Some(conn)
+    }
+
+    fn handle_connected(&mut self, _now: Time, conn: ConnId) {
+        // Only probes are dialed: somebody lives there.
+        self.probe_answered(conn);
+    }
+
+    fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed) {
+        self.writable.remove(&conn);
+        if self.probe_failed(now, conn, &why) {
+            return;
+        }
+        self.conns.remove(&conn);
+        self.strangers.retain(|c| *c != conn);
+        self.conn_lost(now, conn);
+    }
+
+    fn receive_buffers(&mut self, conn: ConnId) -> [&mut [u8]; 2] {
+        match self.conns.get_mut(&conn) {
+            Some(state) => [state.stream.receive_buffer(), &mut []],
+            None => [&mut [], &mut []],
+        }
+    }
+
+    fn handle_received(&mut self, now: Time, conn: ConnId, n: usize) {
+        let Some(state) = self.conns.get_mut(&conn) else {
+            return;
+        };
+        state.stream.handle_received(n);
+        if let Some(session) = state.session {
+            self.heard_from(now, session);
+        }
+        while let Some(message) = self.next_message(now, conn) {
+            self.handle_message(now, conn, message);
+        }
+    }
+
+    fn transmit_buffers<'a>(&'a mut self, conn: ConnId, out: &mut Vec<&'a [u8]>) {
+        if let Some(state) = self.conns.get(&conn) {
+            out.push(state.stream.transmit_buffer());
+        }
+    }
+
+    fn handle_transmitted(&mut self, _now: Time, conn: ConnId, n: usize) {
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.stream.handle_transmitted(n);
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) {
+        let Some(beat) = Heartbeat::decode(bytes) else {
+            return;
+        };
+        if self.authority != Authority::Active || beat.run != self.record.run {
+            return;
+        }
+        if beat.term > self.record.term {
+            return self.depose(beat.term);
+        }
+        if self.sessions.contains_key(&beat.session) {
+            self.heard_from(now, beat.session);
+            let answer = Heartbeat {
+                term: self.record.term,
+                ..beat
+            };
+            self.actions.push_back(Action::Datagram {
+                to: from,
+                bytes: answer.encode(),
+            });
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        if now >= self.liveness.tick_at() {
+            self.tick(now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        Some(self.liveness.tick_at())
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn poll_writable(&mut self) -> Option<ConnId> {
+        self.writable.pop_first()
+    }
+}
+
+/// Frames of peers that have shown a session may be longer.
+fn trust(conn: &mut Conn, session: SessionId) {
+    conn.session = Some(session);
+    conn.stream.set_limit(MAX_CONTROL_BYTES);
+}

@@ -1,0 +1,536 @@
+//! The messages between peers and masters, and between peers.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AttemptName, Epoch, PeerGroup, RunId, SessionId, Tag, Term};
+use crate::record::{Change, LinkModel, Member, Removal};
+use crate::settings::{Disagreement, Expectations, RunSettings};
+use crate::vocabulary::Fingerprint;
+
+/// A session and what proves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// What the master gave with it.
+    pub key: u64,
+}
+
+/// An attempt that a peer has started and whose verdict it has not heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedAttempt {
+    /// Tag and number in the report's epoch.
+    pub tag: Tag,
+    /// Number.
+    pub n: u32,
+    /// What the caller called.
+    pub fingerprint: Fingerprint,
+    /// Whether the peer promises that its result is complete.
+    pub done: bool,
+    /// Whether it can give the input back (in place without a backup it cannot).
+    pub restorable: bool,
+}
+
+/// What a master must read of a member before it decides anything: see DESIGN, "Commit" and "Epoch change".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The newest epoch that the peer has applied.
+    pub epoch: Epoch,
+    /// Attempts of that epoch that it has started, without a verdict.
+    pub started: Vec<StartedAttempt>,
+    /// Attempts of that epoch that it has heard *committed*, and does not know that everybody has.
+    pub committed: Vec<(Tag, u32)>,
+}
+
+/// What all members of a group can ask for together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum VoteKind {
+    /// Let the registered newcomers in.
+    UpdateTopology,
+    /// Are newcomers waiting?
+    PeersPending,
+}
+
+impl fmt::Display for VoteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UpdateTopology => "update_topology",
+            Self::PeersPending => "peers_pending",
+        })
+    }
+}
+
+/// A member's vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// What for.
+    pub kind: VoteKind,
+    /// Counts the peer's votes, so that one that has ended is not counted again.
+    pub number: u32,
+}
+
+/// How a vote ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VoteOutcome {
+    /// Done; are newcomers waiting (still)?
+    Decided {
+        /// Newcomers that are registered and not accepted.
+        pending: u32,
+    },
+    /// Members wait for different things, so that no wait can end.
+    Mismatch {
+        /// Who waits for what.
+        waits: Vec<(SessionId, String)>,
+    },
+}
+
+/// From a peer (or a `pccl status`) to a master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// A newcomer.
+    Hello {
+        /// Its group.
+        group: PeerGroup,
+        /// Where its peer-to-peer port can be reached; an unspecified IP means: as this connection comes from.
+        addr: SocketAddr,
+        /// Its site.
+        site: String,
+        /// The session that it had before, now ended.
+        ended: Option<Session>,
+        /// What its configuration says of the run's settings.
+        expects: Expectations,
+    },
+    /// A registered peer or a member that connects again.
+    Attach {
+        /// Its group.
+        group: PeerGroup,
+        /// Its session.
+        session: Session,
+        /// The highest term it has heard of.
+        term: Term,
+        /// Where it stands.
+        report: Report,
+        /// The vote that its caller waits in.
+        vote: Option<Vote>,
+    },
+    /// The answer to `Prepare`.
+    Report {
+        /// As in `Prepare`.
+        change: u64,
+        /// Where the peer stands. It starts no attempt in this epoch any more.
+        report: Report,
+    },
+    /// The peer has applied an epoch change.
+    Applied {
+        /// The epoch it is in now.
+        epoch: Epoch,
+    },
+    /// A promise: the attempt's result is complete here.
+    Done {
+        /// The attempt.
+        name: AttemptName,
+        /// Digest of its fingerprint.
+        digest: u32,
+        /// Verdicts heard so far (see `Committed`).
+        heard: u64,
+    },
+    /// Frames of another peer for this attempt have another fingerprint.
+    Mismatch {
+        /// The attempt.
+        name: AttemptName,
+    },
+    /// The caller has waited for this op for a while.
+    Waiting {
+        /// The attempt.
+        name: AttemptName,
+        /// What was called.
+        fingerprint: Fingerprint,
+        /// Since when, milliseconds.
+        for_ms: u64,
+    },
+    /// The caller joined a vote.
+    Vote(Vote),
+    /// Which of the peers of `Introduce` are connected.
+    Linked {
+        /// As in `Introduce`.
+        join: u64,
+        /// Connected.
+        up: Vec<SessionId>,
+        /// Not, and why.
+        down: Vec<(SessionId, String)>,
+    },
+    /// A connection to another member ended unexpectedly.
+    Suspect {
+        /// The other member.
+        peer: SessionId,
+    },
+    /// Another member cannot be connected to for `heartbeat_timeout`.
+    BrokenLink {
+        /// The other member.
+        peer: SessionId,
+    },
+    /// The peer leaves.
+    Leave,
+    /// Are you there?
+    Ping,
+    /// I am.
+    Pong,
+    /// What is going on? Needs no session.
+    Status,
+}
+
+/// From a master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromMaster {
+    /// The master's term.
+    pub term: Term,
+    /// What it says.
+    pub message: MasterMessage,
+}
+
+/// What a master says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MasterMessage {
+    /// The newcomer is registered and waits to be accepted.
+    Registered {
+        /// Its session.
+        session: Session,
+        /// The run.
+        run: RunId,
+        /// The run's settings.
+        settings: RunSettings,
+        /// Members of its group.
+        members: u32,
+    },
+    /// The newcomer cannot take part.
+    Refused {
+        /// Why.
+        why: Refusal,
+    },
+    /// The peer is attached.
+    Attached {
+        /// Verdicts are numbered anew from here.
+        heard: u64,
+    },
+    /// This master is not active.
+    NotActive {
+        /// Where the active one is, if known.
+        active: Option<SocketAddr>,
+    },
+    /// The session has ended.
+    Expelled {
+        /// Why.
+        why: Removal,
+        /// How long ago, milliseconds.
+        ago_ms: u64,
+    },
+    /// Start no attempt in this epoch any more, and report.
+    Prepare {
+        /// Names the change.
+        change: u64,
+        /// The epoch that ends.
+        epoch: Epoch,
+    },
+    /// A new epoch, with everything decided since the receiver's.
+    EpochChange {
+        /// Changes from the receiver's epoch on; empty for a newcomer.
+        changes: Vec<Change>,
+        /// The newest epoch.
+        view: View,
+    },
+    /// All members have promised.
+    Committed {
+        /// The attempt.
+        name: AttemptName,
+        /// Number of this verdict in this attachment's epoch.
+        heard: u64,
+        /// Everybody has heard the verdicts up to this one.
+        closed: u64,
+    },
+    /// Connect to these peers, and accept their connections.
+    Introduce {
+        /// Names the join.
+        join: u64,
+        /// Who.
+        peers: Vec<Member>,
+        /// How long to try, milliseconds.
+        timeout_ms: u32,
+    },
+    /// The newcomer was turned away.
+    TurnedAway {
+        /// Why, in words.
+        why: String,
+    },
+    /// A vote has ended.
+    VoteEnded {
+        /// The number that the peer gave its vote.
+        number: u32,
+        /// How.
+        outcome: VoteOutcome,
+    },
+    /// The leave is complete.
+    Goodbye,
+    /// Are you there?
+    Ping,
+    /// I am.
+    Pong,
+    /// What is going on.
+    Status(Box<Status>),
+}
+
+/// Why a newcomer cannot take part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Its configuration contradicts the run's.
+    Settings(Disagreement),
+    /// The session that it named is unknown (the master was restarted meanwhile): register anew.
+    UnknownSession,
+    /// Too many peers.
+    Full {
+        /// The limit.
+        limit: u32,
+    },
+    /// The message makes no sense here.
+    Protocol {
+        /// Why.
+        what: String,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(d) => write!(
+                f,
+                "the run's settings are the master's, and this peer's configuration contradicts them: {d}; \
+                 remove the key here or change it at the master"
+            ),
+            Self::UnknownSession => f.write_str("the master does not know this session"),
+            Self::Full { limit } => write!(f, "the run has its {limit} peers already"),
+            Self::Protocol { what } => write!(f, "the master did not understand: {what}"),
+        }
+    }
+}
+
+/// An epoch as its members know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its members, by rank.
+    pub members: Vec<Member>,
+    /// What everybody computes costs with.
+    pub links: LinkModel,
+    /// Members of all groups.
+    pub global_world: u32,
+    /// Groups with members.
+    pub groups: u32,
+    /// Members of the largest group.
+    pub largest_group: u32,
+}
+
+/// State of a run, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The run, hexadecimal.
+    pub run: String,
+    /// The master's term.
+    pub term: u64,
+    /// Peer groups.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// State of a peer group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Which.
+    pub group: u32,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Algorithms follow this model.
+    pub alpha_us: u32,
+    /// Shared-state revision.
+    pub revision: u64,
+    /// What the group waits for, if anything.
+    pub activity: String,
+    /// Its members and newcomers.
+    pub peers: Vec<PeerStatus>,
+    /// Ops that somebody has started and nobody has a verdict on.
+    pub ops: Vec<OpStatus>,
+}
+
+/// State of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its session.
+    pub session: String,
+    /// Its rank; absent for newcomers.
+    pub rank: Option<u32>,
+    /// Its peer-to-peer address.
+    pub addr: String,
+    /// Its site.
+    pub site: String,
+    /// Member, newcomer, not attached.
+    pub state: String,
+    /// Since it was last heard, milliseconds.
+    pub heard_ms_ago: u64,
+    /// What its caller waits for.
+    pub waits_for: Option<String>,
+}
+
+/// State of an op in flight.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpStatus {
+    /// Its tag.
+    pub tag: u64,
+    /// The attempt's number.
+    pub n: u32,
+    /// What was called, if known.
+    pub call: String,
+    /// Age as known to the master, milliseconds.
+    pub age_ms: u64,
+    /// Sessions that have not promised yet.
+    pub missing: Vec<String>,
+}
+
+/// Between peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkMessage {
+    /// The dialing side's first message.
+    Hello {
+        /// The run.
+        run: RunId,
+        /// Who dials.
+        from: SessionId,
+        /// Who is meant.
+        to: SessionId,
+        /// The epoch that the dialing side is in.
+        epoch: Epoch,
+        /// Which of the connections between the two.
+        stripe: u16,
+        /// Grows with every connection that replaces an earlier one.
+        generation: u32,
+        /// Data frames of earlier generations that the dialing side has accepted.
+        accepted: u64,
+    },
+    /// The link is up.
+    Welcome {
+        /// The same of the accepting side.
+        accepted: u64,
+    },
+    /// It is not.
+    Refused {
+        /// Why.
+        why: LinkRefusal,
+    },
+    /// The sender's caller has started this attempt: send it all.
+    Grant {
+        /// The attempt.
+        name: AttemptName,
+    },
+    /// The sender has more for this attempt than it may send before the receiver starts it.
+    Want {
+        /// The attempt.
+        name: AttemptName,
+    },
+    /// Data frames accepted on this stripe.
+    Accepted {
+        /// So many, in all.
+        frames: u64,
+    },
+    /// Are you there?
+    Ping,
+    /// I am.
+    Pong,
+    /// The sender has lost its masters and settles: what became of this attempt?
+    Ask {
+        /// The attempt.
+        name: AttemptName,
+    },
+    /// The answer to `Ask`.
+    Tell {
+        /// The attempt.
+        name: AttemptName,
+        /// What became of it.
+        answer: Settlement,
+    },
+}
+
+/// What a peer knows of an attempt when the masters are lost (DESIGN, "No master").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settlement {
+    /// It heard *committed*.
+    Committed,
+    /// It settles too, and its result is complete.
+    Done,
+    /// It settles too, and has restored, or will restore, its input.
+    NotDone,
+}
+
+/// Why a link cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkRefusal {
+    /// The dialing side was left behind.
+    NotInEpoch {
+        /// The session that is not a member (any more).
+        session: SessionId,
+        /// The epoch in which it is not.
+        epoch: Epoch,
+    },
+    /// Another peer lives at this address.
+    WrongPeer {
+        /// Who lives here.
+        here: SessionId,
+    },
+    /// Another run.
+    WrongRun,
+    /// Nobody has introduced the dialing side.
+    Unknown,
+}
+
+impl fmt::Display for LinkRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotInEpoch { session, epoch } => write!(f, "peer {session} is not in epoch {epoch}"),
+            Self::WrongPeer { here } => write!(f, "peer {here} lives at this address"),
+            Self::WrongRun => f.write_str("it belongs to another run"),
+            Self::Unknown => f.write_str("nobody has introduced this peer"),
+        }
+    }
+}
+
+/// A heartbeat datagram, either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// First, so that other traffic is told apart.
+    pub magic: u32,
+    /// The run.
+    pub run: RunId,
+    /// The peer's session.
+    pub session: SessionId,
+    /// The highest term that the sender knows.
+    pub term: Term,
+    /// Counts up at the peer; the master's answer repeats it.
+    pub sequence: u64,
+}
+
+impl Heartbeat {
+    /// The value of `magic`.
+    pub const MAGIC: u32 = 0x7cc1_b0a7;
+
+    /// As a datagram.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// From a datagram.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes::<Self>(bytes) {
+            Ok((beat, [])) if beat.magic == Self::MAGIC => Some(beat),
+            _ => None,
+        }
+    }
+}

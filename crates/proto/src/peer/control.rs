@@ -1,0 +1,441 @@
+//! The connection to the master: dial, register or attach, hear, be heard.
+
+use std::time::Duration;
+
+use super::{EndReason, Peer, PeerEvent, Phase};
+use crate::execute::{Kernels, OpMemory};
+use crate::ids::{ConnId, Term, Time};
+use crate::machine::{Action, Closed};
+use crate::message::{
+    FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteOutcome,
+};
+use crate::wire::{ControlStream, MAX_CONTROL_BYTES};
+
+/// First wait before a master is dialed again; doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_millis(250);
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// No connection; dial at this time.
+    Away {
+        dial_at: Time,
+    },
+    Dialing,
+    /// Connected, the first message sent.
+    Greeting,
+    /// The master has answered; promises count.
+    Attached,
+}
+
+pub(super) struct Control {
+    state: State,
+    conn: Option<ConnId>,
+    stream: ControlStream,
+    /// Index of the master being tried.
+    master: usize,
+    failures: u32,
+    heard: Time,
+    /// Since when no master has answered.
+    lost_since: Option<Time>,
+    sequence: u64,
+}
+
+impl Control {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            state: State::Away { dial_at: now },
+            conn: None,
+            stream: ControlStream::new(MAX_CONTROL_BYTES),
+            master: 0,
+            failures: 0,
+            heard: now,
+            lost_since: Some(now),
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn is(&self, conn: ConnId) -> bool {
+        self.conn == Some(conn)
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.state == State::Attached
+    }
+
+    pub(super) fn receive_buffer(&mut self) -> &mut [u8] {
+        self.stream.receive_buffer()
+    }
+
+    pub(super) fn transmit_buffer(&self) -> &[u8] {
+        self.stream.transmit_buffer()
+    }
+
+    pub(super) fn handle_transmitted(&mut self, n: usize) {
+        self.stream.handle_transmitted(n);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Away { dial_at } => Some(dial_at),
+            _ => None,
+        }
+    }
+}
+
+impl<M: OpMemory, K: Kernels> Peer<M, K> {
+    pub(super) fn dial_master(&mut self, now: Time) {
+        let Some(addr) = self.config.masters.get(self.control.master).copied() else {
+            return;
+        };
+        let conn = self.new_conn();
+        self.control.conn = Some(conn);
+        self.control.state = State::Dialing;
+        self.control.stream = ControlStream::new(MAX_CONTROL_BYTES);
+        self.control.heard = now;
+        self.actions.push_back(Action::Dial { conn, addr });
+    }
+
+    /// Sends a message if there is a connection at all.
+    pub(super) fn tell_master(&mut self, message: &ToMaster) {
+        if let (Some(conn), State::Greeting | State::Attached) = (self.control.conn, &self.control.state) {
+            self.control.stream.push(message);
+            self.writable.insert(conn);
+        }
+    }
+
+    /// Sends a message that a report would repeat otherwise.
+    pub(super) fn tell_master_if_attached(&mut self, message: &ToMaster) {
+        if self.control.is_attached() {
+            self.tell_master(message);
+        }
+    }
+
+    pub(super) fn close_control(&mut self) {
+        if let Some(conn) = self.control.conn.take() {
+            self.close_conn(conn);
+        }
+        self.control.state = State::Away {
+            dial_at: Time(u64::MAX),
+        };
+    }
+
+    pub(super) fn control_connected(&mut self, now: Time) {
+        self.control.state = State::Greeting;
+        self.control.heard = now;
+        let greeting = match (self.session, &self.phase) {
+            (Some(session), _) => ToMaster::Attach {
+                group: self.config.group,
+                session,
+                term: self.term,
+                report: self.report(),
+                vote: self.vote,
+            },
+            (None, _) => ToMaster::Hello {
+                group: self.config.group,
+                addr: self.config.advertised,
+                site: self.config.site.clone(),
+                ended: self.config.ended,
+                expects: self.config.expects.clone(),
+            },
+        };
+        self.tell_master(&greeting);
+    }
+
+    /// Where this peer stands, for a master.
+    pub(super) fn report(&self) -> Report {
+        let epoch = self.epoch();
+        let started = self.ops.values().filter_map(|op| {
+            let name = op.running_name().filter(|n| n.epoch == epoch)?;
+            Some(StartedAttempt {
+                tag: name.tag,
+                n: name.n,
+                fingerprint: op.fingerprint,
+                done: op.is_done(),
+                restorable: op.is_restorable(&self.settings),
+            })
+        });
+        let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
+        Report {
+            epoch,
+            started: started.collect(),
+            committed: committed.collect(),
+        }
+    }
+
+    pub(super) fn control_closed(&mut self, now: Time, why: &Closed) {
+        let spoke = matches!(self.control.state, State::Attached);
+        self.control.conn = None;
+        self.away(now, spoke, &why.to_string());
+    }
+
+    /// The master is not there: try the next one, soon or after a while.
+    fn away(&mut self, now: Time, at_once: bool, why: &str) {
+        if self.phase == Phase::Leaving {
+            self.end(EndReason::Left);
+            return;
+        }
+        if self.is_ended() {
+            return;
+        }
+        if let Some(conn) = self.control.conn.take() {
+            self.close_conn(conn);
+        }
+        if self.control.lost_since.is_none() {
+            self.control.lost_since = Some(now);
+            self.events.push_back(PeerEvent::MasterAway { why: why.into() });
+        }
+        self.control.failures += 1;
+        if !at_once {
+            self.control.master = (self.control.master + 1) % self.config.masters.len().max(1);
+        }
+        let backoff = (MIN_BACKOFF * 2u32.saturating_pow(self.control.failures.min(10))).min(MAX_BACKOFF);
+        let jitter = self.random.below(backoff.as_micros() as u64 + 1);
+        let wait = if at_once {
+            Duration::ZERO
+        } else {
+            Duration::from_micros(jitter)
+        };
+        self.control.state = State::Away { dial_at: now + wait };
+    }
+
+    pub(super) fn control_timeout(&mut self, now: Time) {
+        if let State::Away { dial_at } = self.control.state {
+            if now >= dial_at {
+                self.dial_master(now);
+            }
+        }
+    }
+
+    /// Every heartbeat interval.
+    pub(super) fn tick(&mut self, now: Time) {
+        let interval = self.settings.heartbeat_interval();
+        if now.since(self.last_tick) > self.settings.heartbeat_timeout() {
+            // We were stopped ourselves: what we have not heard meanwhile says nothing about the others.
+            self.control.heard = now;
+            self.links.forgive(now);
+        }
+        self.last_tick = now;
+        self.tick_at = now + interval;
+        self.beat(now);
+        self.judge_master(now);
+        self.links_tick(now);
+        self.ops_tick(now);
+    }
+
+    fn beat(&mut self, now: Time) {
+        let Some(session) = self.session else { return };
+        let Some(to) = self.config.masters.get(self.control.master).copied() else {
+            return;
+        };
+        self.control.sequence += 1;
+        let beat = Heartbeat {
+            magic: Heartbeat::MAGIC,
+            run: self.run,
+            session: session.id,
+            term: self.term,
+            sequence: self.control.sequence,
+        };
+        self.actions.push_back(Action::Datagram {
+            to,
+            bytes: beat.encode(),
+        });
+        let quiet = now.since(self.control.heard) >= 2 * self.settings.heartbeat_interval();
+        if quiet && self.control.is_attached() {
+            self.tell_master(&ToMaster::Ping);
+        }
+    }
+
+    fn judge_master(&mut self, now: Time) {
+        let silent = now.since(self.control.heard);
+        let connected = !matches!(self.control.state, State::Away { .. });
+        // A greeting is answered by a thread that may be starved for a moment; a dial by the network alone.
+        let patience = self.settings.heartbeat_timeout().max(Duration::from_millis(500));
+        if connected && silent > patience {
+            self.away(
+                now,
+                false,
+                &format!("nothing was heard from it for {} ms", silent.as_millis()),
+            );
+        }
+        if let Some(since) = self.control.lost_since {
+            if self.view.is_some() && now.since(since) > self.settings.master_timeout() {
+                self.end(EndReason::MasterLost);
+            }
+        }
+    }
+
+    pub(super) fn heartbeat_answered(&mut self, now: Time, bytes: &[u8]) {
+        let Some(beat) = Heartbeat::decode(bytes) else {
+            return;
+        };
+        let fresh = beat.sequence <= self.control.sequence && beat.sequence + 8 > self.control.sequence;
+        if beat.run == self.run && beat.session == self.session_id() && beat.term >= self.term && fresh {
+            self.control.heard = now;
+        }
+    }
+
+    pub(super) fn control_received(&mut self, now: Time, n: usize) {
+        self.control.heard = now;
+        self.control.stream.handle_received(n);
+        loop {
+            match self.control.stream.next_message::<FromMaster>() {
+                Ok(Some(message)) => self.handle_master(now, message),
+                Ok(None) => return,
+                Err(why) => {
+                    self.away(now, false, &why.to_string());
+                    return;
+                }
+            }
+            if self.control.conn.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn handle_master(&mut self, now: Time, FromMaster { term, message }: FromMaster) {
+        if term < self.term {
+            let why = format!(
+                "a master of term {term} answered, but term {} has begun",
+                self.term
+            );
+            self.away(now, false, &why);
+            return;
+        }
+        if term > self.term && !matches!(message, MasterMessage::NotActive { .. }) {
+            self.term = term;
+        }
+        match message {
+            MasterMessage::Registered {
+                session,
+                run,
+                settings,
+                members,
+            } => {
+                self.session = Some(session);
+                self.run = run;
+                self.settings = settings;
+                self.phase = Phase::Registered;
+                self.events.push_back(PeerEvent::Registered {
+                    session: session.id,
+                    members,
+                });
+                self.attached(now, term, 0);
+            }
+            MasterMessage::Refused {
+                why: Refusal::UnknownSession,
+            } if self.view.is_none() => {
+                // Registered with a master that has forgotten us, never accepted: begin again.
+                self.config.ended = self.session.take().or(self.config.ended);
+                self.phase = Phase::Connecting;
+                self.away(now, true, "the master was restarted");
+            }
+            MasterMessage::Refused { why } => self.end(EndReason::Refused(why)),
+            MasterMessage::Attached { heard } => self.attached(now, term, heard),
+            MasterMessage::NotActive { .. } => self.away(now, false, "it is not the active one"),
+            MasterMessage::Expelled { .. } if self.view.is_none() => {
+                self.config.ended = self.session.take().or(self.config.ended);
+                self.phase = Phase::Connecting;
+                self.away(now, false, "the session ended before it was accepted");
+            }
+            MasterMessage::Expelled { why, ago_ms } => {
+                self.end(EndReason::Expelled {
+                    why: Some(why),
+                    ago_ms,
+                });
+            }
+            MasterMessage::Prepare { change, epoch } => {
+                if epoch == self.epoch() {
+                    self.frozen = true;
+                    let report = self.report();
+                    self.tell_master(&ToMaster::Report { change, report });
+                }
+            }
+            MasterMessage::EpochChange { changes, view } => self.apply_epoch(now, &changes, view),
+            MasterMessage::Committed { name, heard, closed } => self.committed(name, heard, closed),
+            MasterMessage::Introduce {
+                join,
+                peers,
+                timeout_ms,
+            } => {
+                self.introduce(now, join, peers, Duration::from_millis(u64::from(timeout_ms)));
+            }
+            MasterMessage::TurnedAway { why } => self.end(EndReason::TurnedAway(why)),
+            MasterMessage::VoteEnded { number, outcome } => self.vote_has_ended(number, outcome),
+            MasterMessage::Goodbye => self.end(EndReason::Left),
+            MasterMessage::Ping => self.tell_master(&ToMaster::Pong),
+            MasterMessage::Pong | MasterMessage::Status(_) => {}
+        }
+    }
+
+    fn attached(&mut self, now: Time, term: Term, heard: u64) {
+        self.control.state = State::Attached;
+        self.control.failures = 0;
+        if self.control.lost_since.take().is_some() {
+            self.events.push_back(PeerEvent::Attached { term });
+        }
+        self.heard_to = heard;
+        for entry in &mut self.heard {
+            entry.2 = heard;
+        }
+        // What became done, or was voted, between the report and this answer.
+        for message in self.unsaid() {
+            self.tell_master(&message);
+        }
+        if self.phase == Phase::Leaving {
+            self.tell_master(&ToMaster::Leave);
+        }
+        self.thaw(now);
+    }
+
+    fn unsaid(&self) -> Vec<ToMaster> {
+        let promise = |op: &super::ops::Op<M>| {
+            let name = op.running_name().filter(|_| op.is_done())?;
+            Some(ToMaster::Done {
+                name,
+                digest: op.fingerprint.digest(),
+                heard: self.heard_to,
+            })
+        };
+        let votes = self.vote.map(ToMaster::Vote);
+        self.ops.values().filter_map(promise).chain(votes).collect()
+    }
+
+    pub(super) fn vote_has_ended(&mut self, number: u32, outcome: VoteOutcome) {
+        if self.vote.is_some_and(|v| v.number == number) {
+            self.vote = None;
+            self.vote_ended = Some(outcome);
+        }
+    }
+
+    /// Leaves. The phase becomes `Ended` once the master has answered, or cannot.
+    pub fn leave(&mut self) {
+        if self.is_ended() || self.phase == Phase::Leaving {
+            return;
+        }
+        let attached = self.control.is_attached();
+        self.tell_master(&ToMaster::Leave);
+        if attached {
+            self.phase = Phase::Leaving;
+        } else {
+            self.end(EndReason::Left);
+        }
+    }
+
+    /// When the last answer of a master was heard, for status and metrics.
+    pub fn master_heard(&self) -> Time {
+        self.control.heard
+    }
+
+    /// Why connecting takes so long, for people.
+    pub fn waits_for(&self) -> String {
+        let master = self.config.masters.get(self.control.master);
+        let addr = master.map_or_else(|| "?".to_owned(), ToString::to_string);
+        match self.phase {
+            Phase::Connecting => format!("an answer of the master at {addr}"),
+            Phase::Registered => "the members to let newcomers in (update_topology)".to_owned(),
+            Phase::Leaving => "the master's goodbye".to_owned(),
+            Phase::Member | Phase::Ended(_) => "nothing".to_owned(),
+        }
+    }
+}

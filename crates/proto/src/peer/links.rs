@@ -1,0 +1,916 @@
+//! Connections to the other members: who dials, handshake, resumption after a break, and credit.
+//!
+//! A link is a number of *stripes*, each a TCP connection at a time. Data frames of a stripe are numbered; when its
+//! connection breaks, the next one begins with both sides saying how many they have accepted, and the rest is sent again.
+//! The younger session dials the older one; if the older one notices a break first, it may dial too.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::stream::{Incoming, Rx};
+use super::{EndReason, Peer, PeerEvent};
+use crate::execute::{Kernels, OpMemory, OutFrame};
+use crate::ids::{AttemptName, ConnId, SessionId, Time};
+use crate::machine::Action;
+use crate::message::{LinkMessage, LinkRefusal, ToMaster};
+use crate::record::Member;
+use crate::wire::{DataHeader, encode_control};
+
+/// Tensor bytes that may be sent for attempts that the receiver has not started.
+const EAGER_BYTES: u64 = 64 << 10;
+/// Strangers that may be in their handshake at once; the oldest makes room.
+const MAX_STRANGERS: usize = 256;
+/// How long a stranger may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const REDIAL_WAIT: Duration = Duration::from_millis(20);
+/// How long the older side leaves dialing to the younger one.
+const OLDER_REDIAL_WAIT: Duration = Duration::from_millis(250);
+/// Attempts that the other side may be ahead of us.
+const MAX_AHEAD: usize = 4096;
+
+/// A frame on its way to another member.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing {
+    pub(super) name: AttemptName,
+    pub(super) digest: u32,
+    pub(super) frame: OutFrame,
+}
+
+/// A frame of an attempt that our caller has not started.
+pub(super) struct Held {
+    pub(super) header: DataHeader,
+    pub(super) data: Vec<u8>,
+}
+
+#[derive(Default)]
+pub(super) struct Stripe {
+    /// The connection in use.
+    pub(super) conn: Option<ConnId>,
+    dialing: Option<ConnId>,
+    dial_at: Option<Time>,
+    generation: u32,
+    /// Not sent yet.
+    pub(super) queue: VecDeque<Outgoing>,
+    /// Sent, or being sent, and not known to be accepted; the first one has number `first_seq`.
+    pub(super) sent: VecDeque<Outgoing>,
+    pub(super) first_seq: u64,
+    /// Data frames that we have accepted, and that we have told.
+    pub(super) accepted: u64,
+    pub(super) told: u64,
+}
+
+pub(super) struct Link {
+    pub(super) member: Member,
+    pub(super) stripes: Vec<Stripe>,
+    was_up: bool,
+    down_since: Option<Time>,
+    reported_down: bool,
+    why_down: String,
+    /// Bytes sent for attempts without credit, by attempt.
+    eager: BTreeMap<AttemptName, u64>,
+    /// Frames that wait for credit.
+    blocked: VecDeque<Outgoing>,
+    /// Attempts that the other side has started.
+    pub(super) granted: BTreeSet<AttemptName>,
+    /// Attempts for which the other side waits for credit.
+    wanted: BTreeSet<AttemptName>,
+    pub(super) held: VecDeque<Held>,
+    pub(super) held_bytes: usize,
+}
+
+impl Link {
+    fn new(member: Member, stripes: u16, now: Time) -> Self {
+        let mut all = Vec::new();
+        all.resize_with(stripes.max(1) as usize, Stripe::default);
+        Self {
+            member,
+            stripes: all,
+            was_up: false,
+            down_since: Some(now),
+            reported_down: false,
+            why_down: "not connected yet".into(),
+            eager: BTreeMap::new(),
+            blocked: VecDeque::new(),
+            granted: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.stripes.iter().all(|s| s.conn.is_some())
+    }
+}
+
+/// What a connection between peers is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Accepted, and nothing said yet.
+    Stranger,
+    /// Accepted, said who it is, and waits until we hear of it.
+    Parked { from: SessionId },
+    /// Dialed, waiting for an answer.
+    Dialed { to: SessionId, stripe: u16 },
+    /// In use.
+    Up { peer: SessionId, stripe: u16 },
+}
+
+pub(super) struct LinkConn {
+    pub(super) role: Role,
+    pub(super) rx: Rx,
+    pub(super) tx: super::stream::Tx,
+    opened: Time,
+    pub(super) heard: Time,
+    pinged: Option<Time>,
+    parked: Option<LinkMessage>,
+}
+
+#[derive(Default)]
+pub(super) struct Links {
+    pub(super) table: BTreeMap<SessionId, Link>,
+    pub(super) conns: BTreeMap<ConnId, LinkConn>,
+    /// Strangers by age.
+    strangers: VecDeque<ConnId>,
+    introduction: Option<Introduction>,
+}
+
+/// A join that we have been told of and not answered.
+struct Introduction {
+    join: u64,
+    peers: Vec<SessionId>,
+    deadline: Time,
+}
+
+impl Links {
+    pub(super) fn all_conns(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.conns.keys().copied()
+    }
+
+    /// What was not heard while we were stopped says nothing.
+    pub(super) fn forgive(&mut self, now: Time) {
+        for conn in self.conns.values_mut() {
+            conn.heard = now;
+            conn.pinged = None;
+        }
+        for link in self.table.values_mut().filter(|l| l.down_since.is_some()) {
+            link.down_since = Some(now);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let dials = self
+            .table
+            .values()
+            .flat_map(|l| &l.stripes)
+            .filter(|s| s.conn.is_none())
+            .filter_map(|s| s.dial_at);
+        let introduction = self.introduction.as_ref().map(|i| i.deadline);
+        dials.chain(introduction).min()
+    }
+}
+
+impl<M: OpMemory, K: Kernels> Peer<M, K> {
+    fn new_link_conn(&mut self, now: Time, conn: ConnId, role: Role) {
+        let state = LinkConn {
+            role,
+            rx: Rx::default(),
+            tx: super::stream::Tx::default(),
+            opened: now,
+            heard: now,
+            pinged: None,
+            parked: None,
+        };
+        self.links.conns.insert(conn, state);
+    }
+
+    pub(super) fn accept_stranger(&mut self, now: Time) -> ConnId {
+        let conn = self.new_conn();
+        self.new_link_conn(now, conn, Role::Stranger);
+        self.links.strangers.push_back(conn);
+        if self.links.strangers.len() > MAX_STRANGERS {
+            if let Some(oldest) = self.links.strangers.pop_front() {
+                self.drop_conn(oldest);
+            }
+        }
+        conn
+    }
+
+    fn drop_conn(&mut self, conn: ConnId) {
+        if self.links.conns.remove(&conn).is_some() {
+            self.close_conn(conn);
+        }
+        self.links.strangers.retain(|c| *c != conn);
+    }
+
+    /// A newcomer's or a new member's link: expected from now on, dialed if it is ours to dial.
+    fn expect_link(&mut self, now: Time, member: &Member) {
+        let me = self.session_id();
+        if member.session == me {
+            return;
+        }
+        let stripes = self.config.stripes;
+        let link = self
+            .links
+            .table
+            .entry(member.session)
+            .or_insert_with(|| Link::new(member.clone(), stripes, now));
+        link.member = member.clone();
+        if member.session < me {
+            for stripe in link
+                .stripes
+                .iter_mut()
+                .filter(|s| s.conn.is_none() && s.dialing.is_none())
+            {
+                stripe.dial_at = Some(now);
+            }
+        }
+        self.unpark(now, member.session);
+    }
+
+    pub(super) fn introduce(&mut self, now: Time, join: u64, peers: Vec<Member>, timeout: Duration) {
+        for member in &peers {
+            self.expect_link(now, member);
+        }
+        let peers = peers
+            .into_iter()
+            .map(|m| m.session)
+            .filter(|s| *s != self.session_id())
+            .collect();
+        self.links.introduction = Some(Introduction {
+            join,
+            peers,
+            deadline: now + timeout,
+        });
+        self.links_timeout(now);
+        self.answer_introduction(now);
+    }
+
+    /// Tells the master which links are there, once all are, or time is up.
+    fn answer_introduction(&mut self, now: Time) {
+        let Some(intro) = &self.links.introduction else {
+            return;
+        };
+        let is_up = |s: &SessionId| self.links.table.get(s).is_some_and(Link::is_up);
+        let (up, missing): (Vec<SessionId>, Vec<SessionId>) = intro.peers.iter().partition(|s| is_up(s));
+        if !missing.is_empty() && now < intro.deadline {
+            return;
+        }
+        let why = |s: &SessionId| {
+            self.links
+                .table
+                .get(s)
+                .map_or("unknown".to_owned(), |l| l.why_down.clone())
+        };
+        let down = missing.iter().map(|s| (*s, why(s))).collect();
+        let message = ToMaster::Linked {
+            join: intro.join,
+            up,
+            down,
+        };
+        self.links.introduction = None;
+        self.tell_master(&message);
+    }
+
+    /// Links to those that are no members any more end; those to new members begin.
+    pub(super) fn links_enter_epoch(&mut self, now: Time) {
+        let Some(view) = self.view.clone() else { return };
+        let gone: Vec<SessionId> = self
+            .links
+            .table
+            .keys()
+            .filter(|s| view.members.binary_search_by_key(s, |m| &m.session).is_err())
+            .copied()
+            .collect();
+        for session in gone {
+            self.drop_link(session);
+        }
+        let epoch = view.epoch;
+        for member in &view.members {
+            self.expect_link(now, member);
+        }
+        for link in self.links.table.values_mut() {
+            link.granted.retain(|n| n.epoch >= epoch);
+            link.wanted.retain(|n| n.epoch >= epoch);
+            link.held.retain(|h| h.header.name.epoch >= epoch);
+            link.held_bytes = link.held.iter().map(|h| h.data.len()).sum();
+        }
+        self.links.introduction = None;
+        self.resume_reading();
+    }
+
+    fn drop_link(&mut self, session: SessionId) {
+        let conns: Vec<ConnId> = self
+            .links
+            .conns
+            .iter()
+            .filter(|(_, c)| match c.role {
+                Role::Stranger => false,
+                Role::Parked { from } => from == session,
+                Role::Dialed { to, .. } => to == session,
+                Role::Up { peer, .. } => peer == session,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in conns {
+            self.give_up_rx(conn);
+            self.drop_conn(conn);
+        }
+        self.links.table.remove(&session);
+    }
+
+    /// Connections on which too much was held may be read again.
+    fn resume_reading(&mut self) {
+        let conns: Vec<ConnId> = self.links.conns.keys().copied().collect();
+        for conn in conns {
+            self.actions.push_back(Action::ResumeReading { conn });
+        }
+    }
+
+    pub(super) fn links_timeout(&mut self, now: Time) {
+        let due: Vec<(SessionId, u16)> = self
+            .links
+            .table
+            .iter()
+            .flat_map(|(s, l)| {
+                l.stripes
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, stripe)| (*s, i as u16, stripe))
+            })
+            .filter(|(_, _, s)| {
+                s.conn.is_none() && s.dialing.is_none() && s.dial_at.is_some_and(|at| at <= now)
+            })
+            .map(|(s, i, _)| (s, i))
+            .collect();
+        for (session, stripe) in due {
+            self.dial_stripe(now, session, stripe);
+        }
+        self.answer_introduction(now);
+    }
+
+    fn dial_stripe(&mut self, now: Time, session: SessionId, index: u16) {
+        let conn = self.new_conn();
+        let Some(link) = self.links.table.get_mut(&session) else {
+            return;
+        };
+        let addr = link.member.addr;
+        let stripe = &mut link.stripes[index as usize];
+        stripe.dial_at = None;
+        stripe.dialing = Some(conn);
+        self.new_link_conn(
+            now,
+            conn,
+            Role::Dialed {
+                to: session,
+                stripe: index,
+            },
+        );
+        self.actions.push_back(Action::Dial { conn, addr });
+    }
+
+    pub(super) fn link_connected(&mut self, now: Time, conn: ConnId) {
+        let Some(state) = self.links.conns.get_mut(&conn) else {
+            return;
+        };
+        state.opened = now;
+        let Role::Dialed { to, stripe } = state.role else {
+            return;
+        };
+        let (run, from, epoch) = (self.run, self.session_id(), self.epoch());
+        let Some(s) = self
+            .links
+            .table
+            .get(&to)
+            .and_then(|l| l.stripes.get(stripe as usize))
+        else {
+            return;
+        };
+        let hello = LinkMessage::Hello {
+            run,
+            from,
+            to,
+            epoch,
+            stripe,
+            generation: s.generation + 1,
+            accepted: s.accepted,
+        };
+        self.say(conn, &hello);
+    }
+
+    /// Queues a message on a connection between peers.
+    pub(super) fn say(&mut self, conn: ConnId, message: &LinkMessage) {
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            encode_control(message, &mut state.tx.control);
+            self.writable.insert(conn);
+        }
+    }
+
+    /// Queues a message to a member, if it is connected.
+    pub(super) fn say_to(&mut self, peer: SessionId, message: &LinkMessage) {
+        let conn = self
+            .links
+            .table
+            .get(&peer)
+            .and_then(|l| l.stripes.iter().find_map(|s| s.conn));
+        if let Some(conn) = conn {
+            self.say(conn, message);
+        }
+    }
+
+    pub(super) fn link_closed(&mut self, now: Time, conn: ConnId, why: &str) {
+        self.give_up_rx(conn);
+        let Some(state) = self.links.conns.remove(&conn) else {
+            return;
+        };
+        self.links.strangers.retain(|c| *c != conn);
+        let (peer, stripe, was_up) = match state.role {
+            Role::Stranger | Role::Parked { .. } => return,
+            Role::Dialed { to, stripe } => (to, stripe, false),
+            Role::Up { peer, stripe } => (peer, stripe, true),
+        };
+        let me = self.session_id();
+        let Some(link) = self.links.table.get_mut(&peer) else {
+            return;
+        };
+        let s = &mut link.stripes[stripe as usize];
+        if s.conn == Some(conn) {
+            s.conn = None;
+        }
+        if s.dialing == Some(conn) {
+            s.dialing = None;
+        }
+        let wait = if peer < me { REDIAL_WAIT } else { OLDER_REDIAL_WAIT };
+        // A member that we have never reached is not ours to dial if it is younger.
+        s.dial_at = (peer < me || link.was_up).then(|| now + wait);
+        link.why_down = why.into();
+        link.down_since.get_or_insert(now);
+        if was_up {
+            self.events.push_back(PeerEvent::LinkDown {
+                peer,
+                why: why.into(),
+            });
+            if self.rank_of(peer).is_some() {
+                self.tell_master_if_attached(&ToMaster::Suspect { peer });
+            }
+        }
+    }
+
+    /// The other side broke the protocol, or a connection is of no use any more.
+    pub(super) fn close_link_conn(&mut self, now: Time, conn: ConnId, why: &str) {
+        let known = self.links.conns.get(&conn).map(|c| c.role);
+        if matches!(known, Some(Role::Stranger | Role::Parked { .. })) {
+            self.events
+                .push_back(PeerEvent::StrangerRefused { why: why.into() });
+        }
+        if known.is_some() {
+            self.close_conn(conn);
+            self.link_closed(now, conn, why);
+        }
+    }
+
+    pub(super) fn handle_link_message(&mut self, now: Time, conn: ConnId, message: LinkMessage) {
+        let Some(role) = self.links.conns.get(&conn).map(|c| c.role) else {
+            return;
+        };
+        match (role, message) {
+            (Role::Stranger, hello @ LinkMessage::Hello { .. }) => self.greeted(now, conn, hello),
+            (Role::Dialed { to, stripe }, LinkMessage::Welcome { accepted }) => {
+                let generation = self
+                    .links
+                    .table
+                    .get(&to)
+                    .map_or(0, |l| l.stripes[stripe as usize].generation + 1);
+                self.link_is_up(now, conn, (to, stripe, generation), accepted);
+            }
+            (Role::Dialed { to, .. }, LinkMessage::Refused { why }) => self.link_refused(now, conn, to, &why),
+            (Role::Up { peer, .. }, LinkMessage::Grant { name }) => self.granted(now, conn, peer, name),
+            (Role::Up { peer, .. }, LinkMessage::Want { name }) => self.wanted(now, conn, peer, name),
+            (Role::Up { peer, stripe }, LinkMessage::Accepted { frames }) => {
+                self.frames_accepted(now, conn, peer, stripe, frames);
+            }
+            (Role::Up { .. }, LinkMessage::Ping) => self.say(conn, &LinkMessage::Pong),
+            (Role::Up { .. }, LinkMessage::Pong | LinkMessage::Ask { .. } | LinkMessage::Tell { .. }) => {}
+            _ => self.close_link_conn(now, conn, "a message that does not belong here"),
+        }
+    }
+
+    /// Somebody who connected to us says who it is.
+    fn greeted(&mut self, now: Time, conn: ConnId, hello: LinkMessage) {
+        let LinkMessage::Hello {
+            run,
+            from,
+            to,
+            epoch,
+            stripe,
+            generation,
+            accepted,
+        } = hello
+        else {
+            return;
+        };
+        if run != self.run || self.session.is_none() {
+            return self.refuse(now, conn, LinkRefusal::WrongRun);
+        }
+        if to != self.session_id() {
+            return self.refuse(
+                now,
+                conn,
+                LinkRefusal::WrongPeer {
+                    here: self.session_id(),
+                },
+            );
+        }
+        let Some(link) = self.links.table.get(&from) else {
+            if epoch < self.epoch() && epoch.0 > 0 {
+                return self.refuse(
+                    now,
+                    conn,
+                    LinkRefusal::NotInEpoch {
+                        session: from,
+                        epoch: self.epoch(),
+                    },
+                );
+            }
+            // We may not have heard of it yet.
+            if let Some(state) = self.links.conns.get_mut(&conn) {
+                state.role = Role::Parked { from };
+                state.parked = Some(hello);
+            }
+            return;
+        };
+        let Some(s) = link.stripes.get(stripe as usize) else {
+            return self.close_link_conn(now, conn, "a connection with a number that it cannot have");
+        };
+        let we_dial_too = s.dialing.is_some() && generation == s.generation + 1;
+        if generation <= s.generation || (we_dial_too && from < to) {
+            return self.close_link_conn(now, conn, "another connection has taken its place");
+        }
+        let ours = s.accepted;
+        self.say(conn, &LinkMessage::Welcome { accepted: ours });
+        self.link_is_up(now, conn, (from, stripe, generation), accepted);
+    }
+
+    fn refuse(&mut self, now: Time, conn: ConnId, why: LinkRefusal) {
+        let text = why.to_string();
+        self.say(conn, &LinkMessage::Refused { why });
+        self.close_link_conn(now, conn, &text);
+    }
+
+    /// Those who waited for `session` to be introduced.
+    fn unpark(&mut self, now: Time, session: SessionId) {
+        let parked: Vec<ConnId> = self
+            .links
+            .conns
+            .iter()
+            .filter(|(_, c)| c.role == Role::Parked { from: session })
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in parked {
+            let Some(state) = self.links.conns.get_mut(&conn) else {
+                continue;
+            };
+            state.role = Role::Stranger;
+            if let Some(hello) = state.parked.take() {
+                self.greeted(now, conn, hello);
+            }
+        }
+    }
+
+    fn link_refused(&mut self, now: Time, conn: ConnId, to: SessionId, why: &LinkRefusal) {
+        if let LinkRefusal::NotInEpoch { session, epoch } = why {
+            if *session == self.session_id() && *epoch > self.epoch() && self.view.is_some() {
+                return self.end(EndReason::Expelled { why: None, ago_ms: 0 });
+            }
+        }
+        self.close_link_conn(now, conn, &format!("peer {to} refused the connection: {why}"));
+    }
+
+    /// A stripe has a connection: what the other side has not accepted is sent (again).
+    fn link_is_up(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        (peer, stripe, generation): (SessionId, u16, u32),
+        theirs: u64,
+    ) {
+        let Some(link) = self.links.table.get_mut(&peer) else {
+            return self.close_link_conn(now, conn, "the peer is no member any more");
+        };
+        let s = &mut link.stripes[stripe as usize];
+        let (old, dialing) = (s.conn.take(), s.dialing.take());
+        if theirs < s.first_seq || theirs > s.first_seq + s.sent.len() as u64 {
+            return self.close_link_conn(now, conn, "a count of accepted frames that cannot be");
+        }
+        s.sent.drain(..(theirs - s.first_seq) as usize);
+        s.first_seq = theirs;
+        while let Some(frame) = s.sent.pop_back() {
+            s.queue.push_front(frame);
+        }
+        s.conn = Some(conn);
+        s.generation = generation;
+        s.dial_at = None;
+        s.told = s.accepted;
+        for other in [old, dialing].into_iter().flatten().filter(|c| *c != conn) {
+            self.give_up_rx(other);
+            self.drop_conn(other);
+        }
+        self.links.strangers.retain(|c| *c != conn);
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            state.role = Role::Up { peer, stripe };
+            state.heard = now;
+        }
+        self.writable.insert(conn);
+        let Some(link) = self.links.table.get_mut(&peer) else {
+            return;
+        };
+        if link.is_up() {
+            let again = std::mem::replace(&mut link.was_up, true);
+            link.down_since = None;
+            link.reported_down = false;
+            self.events.push_back(PeerEvent::LinkUp { peer, again });
+            if again {
+                self.repeat_credit(peer);
+            }
+        }
+        self.answer_introduction(now);
+    }
+
+    /// Every heartbeat interval: strangers that take too long, links that are silent although an op needs them, links
+    /// that stay down.
+    pub(super) fn links_tick(&mut self, now: Time) {
+        let timeout = self.settings.heartbeat_timeout();
+        let slow = |c: &LinkConn| match c.role {
+            Role::Stranger | Role::Parked { .. } => now.since(c.opened) > HANDSHAKE_TIMEOUT,
+            Role::Dialed { .. } => now.since(c.opened) > timeout.max(Duration::from_millis(500)),
+            Role::Up { .. } => c.pinged.is_some_and(|at| now.since(at) > timeout),
+        };
+        let late: Vec<ConnId> = self
+            .links
+            .conns
+            .iter()
+            .filter(|(_, c)| slow(c))
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in late {
+            self.close_link_conn(now, conn, "no answer");
+        }
+        self.ping_links(now);
+        self.report_broken_links(now, timeout);
+    }
+
+    fn ping_links(&mut self, now: Time) {
+        if self.ops.values().all(|op| op.is_done() || op.attempt.is_none()) {
+            return;
+        }
+        let quiet = 2 * self.settings.heartbeat_interval();
+        let silent: Vec<ConnId> = self
+            .links
+            .conns
+            .iter_mut()
+            .filter(|(_, c)| {
+                matches!(c.role, Role::Up { .. }) && c.pinged.is_none() && now.since(c.heard) > quiet
+            })
+            .map(|(id, c)| {
+                c.pinged = Some(now);
+                *id
+            })
+            .collect();
+        for conn in silent {
+            self.say(conn, &LinkMessage::Ping);
+        }
+    }
+
+    fn report_broken_links(&mut self, now: Time, timeout: Duration) {
+        let Some(view) = &self.view else { return };
+        let mut broken = Vec::new();
+        for (session, link) in &mut self.links.table {
+            let member = view.members.binary_search_by_key(session, |m| m.session).is_ok();
+            let long = link.down_since.is_some_and(|at| now.since(at) > timeout);
+            if member && long && !link.reported_down && self.control.is_attached() {
+                link.reported_down = true;
+                broken.push(*session);
+            }
+        }
+        for peer in broken {
+            self.tell_master(&ToMaster::BrokenLink { peer });
+        }
+    }
+
+    /// Something was heard on a connection.
+    pub(super) fn link_heard(&mut self, now: Time, conn: ConnId) {
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            state.heard = now;
+            state.pinged = None;
+        }
+    }
+
+    /// Puts a frame into a stripe's queue, or holds it back until the receiver starts the attempt.
+    pub(super) fn enqueue(&mut self, name: AttemptName, digest: u32, frame: OutFrame) {
+        let Some(session) = self
+            .view
+            .as_ref()
+            .and_then(|v| v.members.get(frame.to as usize))
+            .map(|m| m.session)
+        else {
+            return;
+        };
+        let outgoing = Outgoing { name, digest, frame };
+        let Some(link) = self.links.table.get_mut(&session) else {
+            return;
+        };
+        if !link.granted.contains(&name) {
+            let used: u64 = link.eager.values().sum();
+            if used + u64::from(frame.len) > EAGER_BYTES {
+                let first = !link.blocked.iter().any(|o| o.name == name);
+                link.blocked.push_back(outgoing);
+                if first {
+                    self.say_to(session, &LinkMessage::Want { name });
+                }
+                return;
+            }
+            *link.eager.entry(name).or_default() += u64::from(frame.len);
+        }
+        self.queue_frame(session, outgoing);
+    }
+
+    fn queue_frame(&mut self, session: SessionId, outgoing: Outgoing) {
+        if let Some(op) = self.ops.get_mut(&outgoing.name.tag) {
+            op.sent_bytes += u64::from(outgoing.frame.len);
+        }
+        let Some(link) = self.links.table.get_mut(&session) else {
+            return;
+        };
+        let shortest = link
+            .stripes
+            .iter_mut()
+            .min_by_key(|s| (s.conn.is_none(), s.queue.len()));
+        let Some(stripe) = shortest else { return };
+        stripe.queue.push_back(outgoing);
+        if let Some(conn) = stripe.conn {
+            self.writable.insert(conn);
+        }
+    }
+
+    /// Our caller has started an attempt: those that hold frames back for it may send them.
+    pub(super) fn grant_attempt(&mut self, name: AttemptName) {
+        let Some(op) = self.ops.get(&name.tag) else { return };
+        let Some(attempt) = &op.attempt else { return };
+        let size = op.fingerprint.dtype.size_bytes() as u64;
+        let Some(view) = &self.view else { return };
+        let mut to = Vec::new();
+        for (rank, member) in view.members.iter().enumerate() {
+            let large = attempt.execution.schedule().elements_from(rank as u32) * size > EAGER_BYTES;
+            let Some(link) = self.links.table.get_mut(&member.session) else {
+                continue;
+            };
+            if link.wanted.remove(&name) || large {
+                to.push(member.session);
+            }
+        }
+        for session in to {
+            self.say_to(session, &LinkMessage::Grant { name });
+        }
+    }
+
+    /// After a break: credit may have been lost with the connection.
+    fn repeat_credit(&mut self, peer: SessionId) {
+        let running: Vec<AttemptName> = self
+            .ops
+            .values()
+            .filter_map(super::ops::Op::running_name)
+            .collect();
+        for name in running {
+            self.say_to(peer, &LinkMessage::Grant { name });
+        }
+        let blocked: BTreeSet<AttemptName> = self
+            .links
+            .table
+            .get(&peer)
+            .map(|l| l.blocked.iter().map(|o| o.name).collect())
+            .unwrap_or_default();
+        for name in blocked {
+            self.say_to(peer, &LinkMessage::Want { name });
+        }
+    }
+
+    fn wanted(&mut self, now: Time, conn: ConnId, peer: SessionId, name: AttemptName) {
+        let started = self
+            .ops
+            .get(&name.tag)
+            .is_some_and(|op| op.running_name() == Some(name));
+        if started {
+            return self.say(conn, &LinkMessage::Grant { name });
+        }
+        if name.epoch < self.epoch() {
+            return;
+        }
+        let Some(link) = self.links.table.get_mut(&peer) else {
+            return;
+        };
+        link.wanted.insert(name);
+        if link.wanted.len() > MAX_AHEAD {
+            self.close_link_conn(now, conn, "too many attempts ahead of us");
+        }
+    }
+
+    fn granted(&mut self, now: Time, conn: ConnId, peer: SessionId, name: AttemptName) {
+        if name.epoch < self.epoch() {
+            return;
+        }
+        self.credit(peer, name);
+        let ahead = self.links.table.get(&peer).map_or(0, |l| l.granted.len());
+        if ahead > MAX_AHEAD {
+            self.close_link_conn(now, conn, "too many attempts ahead of us");
+        }
+    }
+
+    /// The other side has started the attempt.
+    pub(super) fn credit(&mut self, peer: SessionId, name: AttemptName) {
+        let Some(link) = self.links.table.get_mut(&peer) else {
+            return;
+        };
+        if !link.granted.insert(name) {
+            return;
+        }
+        link.eager.remove(&name);
+        let mut free = Vec::new();
+        link.blocked.retain(|o| {
+            if o.name == name {
+                free.push(*o);
+            }
+            o.name != name
+        });
+        for outgoing in free {
+            self.queue_frame(peer, outgoing);
+        }
+        self.unblock(peer);
+    }
+
+    /// Credit has come back: frames of other attempts may fit now.
+    fn unblock(&mut self, peer: SessionId) {
+        loop {
+            let Some(link) = self.links.table.get_mut(&peer) else {
+                return;
+            };
+            let used: u64 = link.eager.values().sum();
+            let Some(first) = link.blocked.front().copied() else {
+                return;
+            };
+            if used + u64::from(first.frame.len) > EAGER_BYTES {
+                return;
+            }
+            link.blocked.pop_front();
+            *link.eager.entry(first.name).or_default() += u64::from(first.frame.len);
+            self.queue_frame(peer, first);
+        }
+    }
+
+    fn frames_accepted(&mut self, now: Time, conn: ConnId, peer: SessionId, stripe: u16, frames: u64) {
+        let Some(s) = self
+            .links
+            .table
+            .get_mut(&peer)
+            .map(|l| &mut l.stripes[stripe as usize])
+        else {
+            return;
+        };
+        if frames > s.first_seq + s.sent.len() as u64 {
+            return self.close_link_conn(now, conn, "a count of accepted frames that cannot be");
+        }
+        let n = frames.saturating_sub(s.first_seq);
+        s.sent.drain(..n as usize);
+        s.first_seq += n;
+    }
+
+    /// The header of a data frame says how many of ours were accepted.
+    pub(super) fn header_accepted(&mut self, now: Time, conn: ConnId, incoming: &Incoming) {
+        self.frames_accepted(
+            now,
+            conn,
+            incoming.peer,
+            incoming.stripe,
+            incoming.header.accepted,
+        );
+    }
+
+    /// An attempt has ended: nothing of it is sent or taken any more.
+    pub(super) fn forget_attempt(&mut self, name: AttemptName) {
+        let sessions: Vec<SessionId> = self.links.table.keys().copied().collect();
+        self.detach_frames(name);
+        for session in sessions {
+            let Some(link) = self.links.table.get_mut(&session) else {
+                continue;
+            };
+            for stripe in &mut link.stripes {
+                // What was sent before a break and waits to be sent again has a number; it stays, and goes out empty.
+                stripe.queue.retain(|o| o.name != name);
+            }
+            link.blocked.retain(|o| o.name != name);
+            link.granted.remove(&name);
+            if link.eager.remove(&name).is_some() {
+                self.unblock(session);
+            }
+        }
+    }
+}

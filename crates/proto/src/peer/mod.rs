@@ -1,0 +1,381 @@
+//! A peer: member of a group, as a pure state machine.
+//!
+//! * `control`: the connection to the master, registration, attachment, heartbeats
+//! * `links`, `stream`: connections to the other members, their handshake, resumption and credit
+//! * `ops`: life of an op from call to verdict
+//! * `epoch`: what an epoch change does to ops and links
+//! * `settle`: what happens when no master can be found
+
+mod control;
+mod epoch;
+mod error;
+mod links;
+mod ops;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+pub use error::{EndReason, OpError, PeerEvent};
+pub use ops::{MAX_OPS_IN_FLIGHT, StartError};
+
+use self::control::Control;
+use self::links::Links;
+use self::ops::Op;
+use crate::execute::{Backup, Kernels, OpMemory};
+use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
+use crate::machine::{Action, Closed, Machine};
+use crate::message::{Session, View, Vote, VoteKind, VoteOutcome};
+use crate::record::Failure;
+use crate::schedule::Rank;
+use crate::settings::{Expectations, RunSettings};
+use crate::vocabulary::Algorithm;
+
+/// What a peer is told when it is made.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Its group.
+    pub group: PeerGroup,
+    /// Where the others reach its peer-to-peer port; an unspecified IP stands for the one that the master sees.
+    pub advertised: SocketAddr,
+    /// Its site.
+    pub site: String,
+    /// The masters, in the order of trial.
+    pub masters: Vec<SocketAddr>,
+    /// What its configuration says of the run's settings.
+    pub expects: Expectations,
+    /// The session that it had before, if it comes back.
+    pub ended: Option<Session>,
+    /// Seed of jitter.
+    pub seed: u64,
+    /// Connections between two peers.
+    pub stripes: u16,
+}
+
+/// Names a call for its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// How an op went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpInfo {
+    /// Peers that took part.
+    pub world: u32,
+    /// The epoch of the attempt that succeeded.
+    pub epoch: Epoch,
+    /// Attempts before it.
+    pub recoveries: u32,
+    /// Tensor bytes sent, over all attempts.
+    pub sent_bytes: u64,
+    /// Tensor bytes received, over all attempts.
+    pub received_bytes: u64,
+    /// How it was done.
+    pub algorithm: Algorithm,
+}
+
+/// An op that has ended, with the caller's memory.
+#[derive(Debug)]
+pub struct Completion<M> {
+    /// The call.
+    pub id: OpId,
+    /// The op's tag.
+    pub tag: Tag,
+    /// How it went. After an error the input is as it was, unless the error says that it is lost.
+    pub result: Result<OpInfo, OpError>,
+    /// The buffers.
+    pub memory: M,
+}
+
+/// Where a peer is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking for a master.
+    Connecting,
+    /// Registered, waiting to be accepted.
+    Registered,
+    /// A member.
+    Member,
+    /// Asked to leave, waiting for the answer.
+    Leaving,
+    /// At the end: a new peer must be made.
+    Ended(EndReason),
+}
+
+/// A peer.
+pub struct Peer<M, K> {
+    config: PeerConfig,
+    kernels: K,
+    random: Seeded,
+    phase: Phase,
+    run: RunId,
+    settings: RunSettings,
+    session: Option<Session>,
+    term: Term,
+    view: Option<View>,
+    rank: Rank,
+    /// Between `Prepare` and the epoch change no attempt is started.
+    frozen: bool,
+    control: Control,
+    links: Links,
+    ops: BTreeMap<Tag, Op<M>>,
+    next_op: u64,
+    /// Attempts started in this epoch, by tag.
+    counts: BTreeMap<Tag, u32>,
+    /// Failures that bind starts to come, by tag.
+    debts: BTreeMap<Tag, VecDeque<Failure>>,
+    /// Verdicts *committed* of this epoch that others may not have heard: tag, n, number.
+    heard: VecDeque<(Tag, u32, u64)>,
+    heard_to: u64,
+    vote: Option<Vote>,
+    next_vote: u32,
+    vote_ended: Option<VoteOutcome>,
+    spare_backup: Option<Backup>,
+    spare_slots: Vec<Vec<u8>>,
+    completed: VecDeque<Completion<M>>,
+    events: VecDeque<PeerEvent>,
+    actions: VecDeque<Action>,
+    writable: BTreeSet<ConnId>,
+    next_conn: u64,
+    last_tick: Time,
+    tick_at: Time,
+}
+
+impl<M: OpMemory, K: Kernels> Peer<M, K> {
+    /// A peer that begins to look for a master.
+    pub fn new(now: Time, config: PeerConfig, kernels: K) -> Self {
+        let mut peer = Self {
+            random: Seeded::new(config.seed),
+            kernels,
+            phase: Phase::Connecting,
+            run: RunId::default(),
+            settings: RunSettings::default(),
+            session: None,
+            term: Term::default(),
+            view: None,
+            rank: 0,
+            frozen: false,
+            control: Control::new(now),
+            links: Links::default(),
+            ops: BTreeMap::new(),
+            next_op: 0,
+            counts: BTreeMap::new(),
+            debts: BTreeMap::new(),
+            heard: VecDeque::new(),
+            heard_to: 0,
+            vote: None,
+            next_vote: 0,
+            vote_ended: None,
+            spare_backup: None,
+            spare_slots: Vec::new(),
+            completed: VecDeque::new(),
+            events: VecDeque::new(),
+            actions: VecDeque::new(),
+            writable: BTreeSet::new(),
+            next_conn: 0,
+            last_tick: now,
+            tick_at: now,
+            config,
+        };
+        peer.dial_master(now);
+        peer
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The run's settings (the defaults until it is registered).
+    pub fn settings(&self) -> &RunSettings {
+        &self.settings
+    }
+
+    /// Its session, once registered.
+    pub fn session(&self) -> Option<Session> {
+        self.session
+    }
+
+    /// The epoch it is in, once accepted.
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// Its rank in that epoch.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// Ops that have not ended.
+    pub fn ops_in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Bytes kept to restore inputs.
+    pub fn backup_bytes(&self) -> usize {
+        self.ops.values().map(Op::backup_bytes).sum()
+    }
+
+    /// Joins a vote. Its outcome comes from [`Peer::poll_vote`].
+    pub fn vote(&mut self, kind: VoteKind) {
+        self.next_vote += 1;
+        let vote = Vote {
+            kind,
+            number: self.next_vote,
+        };
+        self.vote = Some(vote);
+        self.vote_ended = None;
+        self.tell_master_if_attached(&crate::message::ToMaster::Vote(vote));
+    }
+
+    /// The outcome of the vote, once it has ended.
+    pub fn poll_vote(&mut self) -> Option<VoteOutcome> {
+        self.vote_ended.take()
+    }
+
+    /// The next op that has ended.
+    pub fn poll_completed(&mut self) -> Option<Completion<M>> {
+        self.completed.pop_front()
+    }
+
+    /// The next thing worth a line in a log.
+    pub fn poll_event(&mut self) -> Option<PeerEvent> {
+        self.events.pop_front()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.view.as_ref().map_or(Epoch::default(), |v| v.epoch)
+    }
+
+    fn session_id(&self) -> SessionId {
+        self.session.map_or(SessionId::default(), |s| s.id)
+    }
+
+    fn new_conn(&mut self) -> ConnId {
+        self.next_conn += 1;
+        ConnId(self.next_conn)
+    }
+
+    fn close_conn(&mut self, conn: ConnId) {
+        self.writable.remove(&conn);
+        self.actions.push_back(Action::Close { conn });
+    }
+
+    fn rank_of(&self, session: SessionId) -> Option<Rank> {
+        let members = &self.view.as_ref()?.members;
+        members
+            .binary_search_by_key(&session, |m| m.session)
+            .ok()
+            .map(|i| i as Rank)
+    }
+
+    /// The end: every input restored, every connection closed.
+    fn end(&mut self, why: EndReason) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        self.events.push_back(PeerEvent::Ended(why.clone()));
+        self.fail_all_ops(&why);
+        self.vote = None;
+        self.phase = Phase::Ended(why);
+        let links: Vec<ConnId> = self.links.all_conns().collect();
+        for conn in links {
+            self.close_conn(conn);
+        }
+        self.links = Links::default();
+        self.close_control();
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+}
+
+impl<M: OpMemory, K: Kernels> Machine for Peer<M, K> {
+    fn handle_accepted(&mut self, now: Time, _from: SocketAddr) -> Option<ConnId> {
+        if self.is_ended() {
+            return None;
+        }
+        Some(self.accept_stranger(now))
+    }
+
+    fn handle_connected(&mut self, now: Time, conn: ConnId) {
+        if self.control.is(conn) {
+            self.control_connected(now);
+        } else {
+            self.link_connected(now, conn);
+        }
+    }
+
+    fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed) {
+        self.writable.remove(&conn);
+        if self.control.is(conn) {
+            self.control_closed(now, &why);
+        } else {
+            self.link_closed(now, conn, &why.to_string());
+        }
+    }
+
+    fn receive_buffers(&mut self, conn: ConnId) -> [&mut [u8]; 2] {
+        if self.control.is(conn) {
+            return [self.control.receive_buffer(), &mut []];
+        }
+        self.link_receive_buffers(conn)
+    }
+
+    fn handle_received(&mut self, now: Time, conn: ConnId, n: usize) {
+        if self.control.is(conn) {
+            self.control_received(now, n);
+        } else {
+            self.link_received(now, conn, n);
+        }
+    }
+
+    fn transmit_buffers<'a>(&'a mut self, conn: ConnId, out: &mut Vec<&'a [u8]>) {
+        if self.control.is(conn) {
+            out.push(self.control.transmit_buffer());
+        } else {
+            self.link_transmit_buffers(conn, out);
+        }
+    }
+
+    fn handle_transmitted(&mut self, now: Time, conn: ConnId, n: usize) {
+        if self.control.is(conn) {
+            self.control.handle_transmitted(n);
+        } else {
+            self.link_transmitted(now, conn, n);
+        }
+    }
+
+    fn handle_datagram(&mut self, now: Time, _from: SocketAddr, bytes: &[u8]) {
+        self.heartbeat_answered(now, bytes);
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        if self.is_ended() {
+            return;
+        }
+        self.control_timeout(now);
+        self.links_timeout(now);
+        if now >= self.tick_at {
+            self.tick(now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        if self.is_ended() {
+            return None;
+        }
+        [Some(self.tick_at), self.control.deadline(), self.links.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn poll_writable(&mut self) -> Option<ConnId> {
+        self.writable.pop_first()
+    }
+}

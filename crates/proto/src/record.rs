@@ -1,0 +1,327 @@
+//! What the master must not forget, and how it asks a store to keep it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, PeerGroup, RunId, SessionId, Tag, Term};
+use crate::vocabulary::Fingerprint;
+
+/// A member of an epoch, as the others need to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its session.
+    pub session: SessionId,
+    /// Where its peer-to-peer port can be reached.
+    pub addr: SocketAddr,
+    /// Its site (peers near each other share one); may be empty.
+    pub site: String,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Removal {
+    /// Its port refuses connections.
+    ProcessGone,
+    /// Nothing was heard from it.
+    Silent {
+        /// For this long, milliseconds.
+        for_ms: u64,
+    },
+    /// It was heard, but did not attach to the master or answer it in time.
+    NotAttached {
+        /// For this long, milliseconds.
+        for_ms: u64,
+    },
+    /// It left by itself.
+    Left,
+    /// It connected again as a new session.
+    CameBack,
+    /// It and another living member could not reach each other.
+    BrokenLink {
+        /// The other member.
+        with: SessionId,
+    },
+    /// The master does not know the session: its store was lost or replaced.
+    Forgotten,
+    /// It broke the protocol.
+    Misbehaved {
+        /// How.
+        what: String,
+    },
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ProcessGone => f.write_str("its process is gone (connection refused)"),
+            Self::Silent { for_ms } => write!(f, "nothing was heard from it for {for_ms} ms"),
+            Self::NotAttached { for_ms } => write!(f, "it did not answer the master for {for_ms} ms"),
+            Self::Left => f.write_str("it left"),
+            Self::CameBack => f.write_str("it connected again as a new session"),
+            Self::BrokenLink { with } => write!(f, "it and peer {with} cannot reach each other"),
+            Self::Forgotten => f.write_str("the master does not know its session (another store?)"),
+            Self::Misbehaved { what } => write!(f, "it broke the protocol: {what}"),
+        }
+    }
+}
+
+/// Why an attempt failed for all alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// Peers called different ops by the same tag.
+    Mismatch {
+        /// What each peer called.
+        calls: Vec<(SessionId, Fingerprint)>,
+    },
+    /// A member was lost, and the run's callers retry themselves.
+    Cut {
+        /// Who was lost, and why.
+        lost: Vec<(SessionId, Removal)>,
+    },
+    /// Members were lost too often.
+    TooManyRecoveries {
+        /// Retries so far.
+        retries: u32,
+        /// Who was lost last, and why.
+        lost: Vec<(SessionId, Removal)>,
+    },
+    /// `op_timeout` passed.
+    TimedOut {
+        /// Members that had not called.
+        missing: Vec<SessionId>,
+    },
+    /// Every member waited, and no wait could end.
+    Deadlock {
+        /// Who waited for what, in words.
+        waits: Vec<(SessionId, String)>,
+    },
+}
+
+fn list<T>(f: &mut fmt::Formatter<'_>, items: &[T], one: impl Fn(&T) -> String) -> fmt::Result {
+    f.write_str(&items.iter().map(one).collect::<Vec<_>>().join("; "))
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mismatch { calls } => {
+                f.write_str("peers called different ops by the same tag: ")?;
+                list(f, calls, |(s, c)| format!("peer {s} called {c}"))
+            }
+            Self::Cut { lost } => {
+                f.write_str("a peer was lost: ")?;
+                list(f, lost, |(s, why)| format!("peer {s}: {why}"))
+            }
+            Self::TooManyRecoveries { retries, lost } => {
+                write!(f, "peers were lost again after {retries} retries: ")?;
+                list(f, lost, |(s, why)| format!("peer {s}: {why}"))
+            }
+            Self::TimedOut { missing } => {
+                f.write_str("op_timeout passed; not called by ")?;
+                list(f, missing, |s| format!("peer {s}"))
+            }
+            Self::Deadlock { waits } => {
+                f.write_str("every peer waits and no wait can end: ")?;
+                list(f, waits, |(s, what)| format!("peer {s} waits for {what}"))
+            }
+        }
+    }
+}
+
+/// What the master decided on an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The result stands.
+    Committed,
+    /// Inputs are restored, and the op runs again in the new epoch.
+    Retry,
+    /// Inputs are restored, and the op returns an error.
+    Failed(Failure),
+}
+
+/// The verdicts of one epoch change. An attempt that is not listed is to be retried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The epoch that ended.
+    pub from: Epoch,
+    /// Who did not stay, and why.
+    pub removed: Vec<(SessionId, Removal)>,
+    /// What was decided on its attempts.
+    pub verdicts: Vec<(Tag, u32, Verdict)>,
+}
+
+impl Change {
+    /// The verdict on attempt `n` of `tag`.
+    pub fn verdict(&self, tag: Tag, n: u32) -> &Verdict {
+        self.verdicts
+            .iter()
+            .find(|(t, m, _)| (*t, *m) == (tag, n))
+            .map_or(&Verdict::Retry, |(_, _, v)| v)
+    }
+}
+
+/// Figures of the links, published with the topology; every peer computes with these and no private ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkModel {
+    /// One-way latency of the slowest link, microseconds.
+    pub alpha_us: u32,
+    /// Cost of a message on either side, nanoseconds.
+    pub message_ns: u32,
+    /// Time for one MiB over the slowest link, microseconds.
+    pub mib_us: u32,
+}
+
+impl Default for LinkModel {
+    /// A loopback or a fast local network, until something is measured.
+    fn default() -> Self {
+        Self {
+            alpha_us: 15,
+            message_ns: 5_000,
+            mib_us: 500,
+        }
+    }
+}
+
+/// A peer group in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// The newest epoch.
+    pub epoch: Epoch,
+    /// Its members by age; a member's position is its rank.
+    pub members: Vec<MemberRecord>,
+    /// Changes that some member has not acknowledged, oldest first, without gaps, the last one leading to `epoch`.
+    pub changes: Vec<Change>,
+    /// Retries so far of the attempt (epoch, tag, 0).
+    pub retries: BTreeMap<Tag, u32>,
+    /// What peers compute costs with.
+    pub links: LinkModel,
+    /// Shared-state revision that the group last agreed on.
+    pub revision: u64,
+}
+
+/// A member with what only the master needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// As the others know it.
+    pub member: Member,
+    /// What it must show to attach.
+    pub key: u64,
+    /// The epoch it came in.
+    pub joined: Epoch,
+}
+
+/// Everything the master must not forget.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run; zero until the first master took a term.
+    pub run: RunId,
+    /// The newest term.
+    pub term: Term,
+    /// The groups that have or had members.
+    pub groups: BTreeMap<PeerGroup, GroupRecord>,
+}
+
+/// What a master asks of its store. Every answer repeats `id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreRequest {
+    /// In one transaction: raise the term by one (naming the run `new_run` if it has no name yet) and read the record.
+    TakeTerm {
+        /// Names the request.
+        id: u64,
+        /// The name of a new run.
+        new_run: RunId,
+    },
+    /// Replace one group's record, if `term` is the newest and the stored epoch is `replaces`.
+    Write {
+        /// Names the request.
+        id: u64,
+        /// The writer's term.
+        term: Term,
+        /// Which group.
+        group: PeerGroup,
+        /// The epoch that the stored record must have.
+        replaces: Epoch,
+        /// The new record.
+        record: Box<GroupRecord>,
+    },
+    /// Read everything.
+    Read {
+        /// Names the request.
+        id: u64,
+    },
+}
+
+/// A store's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreReply {
+    /// The term was taken; the record contains it.
+    Taken {
+        /// The request.
+        id: u64,
+        /// What the store holds.
+        record: Box<RunRecord>,
+    },
+    /// The write stands.
+    Written {
+        /// The request.
+        id: u64,
+    },
+    /// The write was refused because of what the store holds.
+    Rejected {
+        /// The request.
+        id: u64,
+    },
+    /// The answer to a read.
+    Record {
+        /// The request.
+        id: u64,
+        /// What the store holds.
+        record: Box<RunRecord>,
+    },
+    /// Nobody knows whether the request took effect.
+    Unknown {
+        /// The request.
+        id: u64,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl RunRecord {
+    /// Carries out a request on a record held in memory: the meaning that every store must implement.
+    pub fn apply(&mut self, request: &StoreRequest) -> StoreReply {
+        match request {
+            StoreRequest::TakeTerm { id, new_run } => {
+                if self.run.0 == 0 {
+                    self.run = *new_run;
+                }
+                self.term.0 += 1;
+                StoreReply::Taken {
+                    id: *id,
+                    record: Box::new(self.clone()),
+                }
+            }
+            StoreRequest::Write {
+                id,
+                term,
+                group,
+                replaces,
+                record,
+            } => {
+                let stored = self.groups.get(group).map_or(Epoch::default(), |g| g.epoch);
+                if *term != self.term || stored != *replaces {
+                    return StoreReply::Rejected { id: *id };
+                }
+                self.groups.insert(*group, (**record).clone());
+                StoreReply::Written { id: *id }
+            }
+            StoreRequest::Read { id } => StoreReply::Record {
+                id: *id,
+                record: Box::new(self.clone()),
+            },
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The cost model: which algorithm an op takes, from what the master publishes and nothing else, so that all peers
+//! choose alike.
+
+use crate::record::LinkModel;
+use crate::vocabulary::{Algorithm, Collective, Fingerprint};
+
+/// Largest op for which doubling is considered: it sends log₂N times the tensor and needs as many buffers.
+const DOUBLING_LIMIT_BYTES: u64 = 1 << 20;
+/// Largest world in which direct is considered: it needs a message to everybody for every piece.
+const DIRECT_LIMIT_PEERS: u32 = 32;
+
+/// Expected time of an all-reduce, microseconds.
+///
+/// direct 2α + 2(N−1)o + 2(N−1)/N·S·β; ring 2(N−1)(α + o) + the same bytes; doubling ⌈log₂N⌉(α + o + S·β)
+/// (Thakur, Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH, 2005; o is the cost of a
+/// message at its two ends).
+fn all_reduce_us(algorithm: Algorithm, bytes: u64, world: u32, links: &LinkModel) -> f64 {
+    let (n, s) = (f64::from(world), bytes as f64 / f64::from(1 << 20));
+    let (alpha, o, beta) = (
+        f64::from(links.alpha_us),
+        f64::from(links.message_ns) / 1000.0,
+        f64::from(links.mib_us),
+    );
+    let rounds = n.log2().ceil();
+    match algorithm {
+        Algorithm::Direct => 2.0 * alpha + 2.0 * (n - 1.0) * o + 2.0 * (n - 1.0) / n * s * beta,
+        Algorithm::Ring => 2.0 * (n - 1.0) * (alpha + o) + 2.0 * (n - 1.0) / n * s * beta,
+        Algorithm::Doubling => rounds * (alpha + o + s * beta),
+    }
+}
+
+/// The algorithm for an op in a world of `world` peers: the caller's, else the cheapest one.
+pub fn choose(f: &Fingerprint, world: u32, links: &LinkModel) -> Algorithm {
+    if let Some(algorithm) = f.algorithm {
+        return algorithm;
+    }
+    if f.collective != Collective::AllReduce {
+        return if world <= DIRECT_LIMIT_PEERS {
+            Algorithm::Direct
+        } else {
+            Algorithm::Ring
+        };
+    }
+    let bytes = f.bytes();
+    let allowed = |a: &Algorithm| match a {
+        Algorithm::Direct => world <= DIRECT_LIMIT_PEERS,
+        Algorithm::Ring => true,
+        Algorithm::Doubling => bytes <= DOUBLING_LIMIT_BYTES,
+    };
+    let cost = |a: &Algorithm| all_reduce_us(*a, bytes, world, links);
+    let candidates = [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling];
+    let best = candidates
+        .into_iter()
+        .filter(allowed)
+        .min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    best.unwrap_or(Algorithm::Ring)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vocabulary::{DataType, ReduceOp};
+
+    fn all_reduce(bytes: u64) -> Fingerprint {
+        Fingerprint {
+            collective: Collective::AllReduce,
+            dtype: DataType::F32,
+            op: ReduceOp::Sum,
+            count: bytes / 4,
+            root: 0,
+            algorithm: None,
+        }
+    }
+
+    #[test]
+    fn small_ops_double_large_ones_go_direct_and_large_worlds_ring() {
+        let links = LinkModel::default();
+        assert_eq!(choose(&all_reduce(4 << 10), 8, &links), Algorithm::Doubling);
+        assert_eq!(choose(&all_reduce(64 << 20), 8, &links), Algorithm::Direct);
+        assert_eq!(choose(&all_reduce(256 << 20), 64, &links), Algorithm::Ring);
+    }
+
+    #[test]
+    fn on_a_long_link_latency_decides_up_to_tens_of_megabytes() {
+        let wan = LinkModel {
+            alpha_us: 45_000,
+            message_ns: 5_000,
+            mib_us: 8_000,
+        };
+        assert_eq!(choose(&all_reduce(16 << 20), 18, &wan), Algorithm::Direct);
+        assert!(
+            all_reduce_us(Algorithm::Ring, 16 << 20, 18, &wan)
+                > 3.0 * all_reduce_us(Algorithm::Direct, 16 << 20, 18, &wan)
+        );
+    }
+
+    #[test]
+    fn the_callers_choice_wins() {
+        let asked = Fingerprint {
+            algorithm: Some(Algorithm::Ring),
+            ..all_reduce(4)
+        };
+        assert_eq!(choose(&asked, 2, &LinkModel::default()), Algorithm::Ring);
+    }
+}
