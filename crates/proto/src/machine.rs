@@ -21,10 +21,11 @@ pub enum Action {
         addr: SocketAddr,
     },
     /// Close a connection and forget its name. No `handle_closed` follows.
-    /// What `transmit_buffers` still holds is written if that takes no waiting.
     Close {
         /// Which one.
         conn: ConnId,
+        /// Last words, written if that takes no waiting.
+        last: Vec<u8>,
     },
     /// Read again from a connection on which `receive_buffers` had been empty.
     ResumeReading {

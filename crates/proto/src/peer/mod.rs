@@ -255,9 +255,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         ConnId(self.next_conn)
     }
 
-    fn close_conn(&mut self, conn: ConnId) {
+    fn close_conn(&mut self, conn: ConnId, last: Vec<u8>) {
         self.writable.remove(&conn);
-        self.actions.push_back(Action::Close { conn });
+        self.actions.push_back(Action::Close { conn, last });
     }
 
     fn rank_of(&self, session: SessionId) -> Option<Rank> {
@@ -279,7 +279,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.phase = Phase::Ended(why);
         let links: Vec<ConnId> = self.links.all_conns().collect();
         for conn in links {
-            self.close_conn(conn);
+            self.close_conn(conn, Vec::new());
         }
         self.links = Links::default();
         self.close_control();
