@@ -39,6 +39,9 @@ pub(super) enum Activity {
     },
 }
 
+/// The verdicts of a change, and the retries so far of the attempts that are retried.
+type Verdicts = (Vec<(Tag, u32, Verdict)>, BTreeMap<Tag, u32>);
+
 impl Master {
     /// Begins an epoch change, unless one is under way that will see to it.
     pub(super) fn begin_change(&mut self, now: Time, group: PeerGroup, why: &str) {
@@ -192,7 +195,7 @@ impl Master {
         stayers: &[SessionId],
         lost: &[(SessionId, Removal)],
         old: &GroupRecord,
-    ) -> (Vec<(Tag, u32, Verdict)>, BTreeMap<Tag, u32>) {
+    ) -> Verdicts {
         let Some(state) = self.groups.get(&group) else {
             return (Vec::new(), BTreeMap::new());
         };
@@ -433,7 +436,7 @@ impl Master {
         self.actions.push_back(Action::Store(StoreRequest::Read { id }));
     }
 
-    pub(super) fn resolve_doubt(&mut self, now: Time, id: u64, found: RunRecord) {
+    pub(super) fn resolve_doubt(&mut self, now: Time, id: u64, found: &RunRecord) {
         let Some(group) = self.writing(id) else { return };
         if found.term > self.record.term {
             return self.depose(found.term);

@@ -115,13 +115,13 @@ impl Master {
         let acked =
             |m: &crate::record::MemberRecord| self.sessions.get(&m.member.session).map_or(0, |s| s.acked);
         let closed = stored.members.iter().map(acked).min().unwrap_or(0);
-        if let Some(state) = self.groups.get_mut(&group) {
-            if closed > state.closed {
-                state.closed = closed;
-                state
-                    .attempts
-                    .retain(|_, a| a.committed.is_none_or(|number| number > closed));
-            }
+        if let Some(state) = self.groups.get_mut(&group)
+            && closed > state.closed
+        {
+            state.closed = closed;
+            state
+                .attempts
+                .retain(|_, a| a.committed.is_none_or(|number| number > closed));
         }
     }
 

@@ -214,10 +214,10 @@ impl Master {
             down,
             ..
         } = &mut state.activity
+            && *j == join
+            && waiting.remove(&session)
         {
-            if *j == join && waiting.remove(&session) {
-                down.extend(failed.into_iter().map(|(other, why)| (session, other, why)));
-            }
+            down.extend(failed.into_iter().map(|(other, why)| (session, other, why)));
         }
         self.try_end_linking(now, group);
     }

@@ -67,7 +67,10 @@ impl Master {
 
     pub(super) fn probe_answered(&mut self, conn: ConnId) {
         if self.liveness.probes.remove(&conn).is_some() {
-            self.actions.push_back(Action::Close { conn });
+            self.actions.push_back(Action::Close {
+                conn,
+                last: Vec::new(),
+            });
         }
     }
 
@@ -88,7 +91,7 @@ impl Master {
         let late = now.since(self.liveness.last_tick);
         if late > 2 * interval {
             self.events.push_back(MasterEvent::WasStopped {
-                late_ms: (late - interval).as_millis() as u64,
+                late_ms: late.saturating_sub(interval).as_millis() as u64,
             });
             self.liveness.forgive(now, &settings);
         }

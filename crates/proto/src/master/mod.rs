@@ -216,7 +216,7 @@ impl Master {
             StoreReply::Written { id } => self.written(now, id),
             StoreReply::Rejected { id } => self.write_in_doubt(id, "the store has refused the write"),
             StoreReply::Unknown { id, why } => self.write_in_doubt(id, &why),
-            StoreReply::Record { id, record } => self.resolve_doubt(now, id, *record),
+            StoreReply::Record { id, record } => self.resolve_doubt(now, id, &record),
             StoreReply::Taken { .. } => {}
         }
     }
@@ -315,9 +315,10 @@ impl Master {
     }
 
     fn drop_conn(&mut self, conn: ConnId) {
-        if self.conns.remove(&conn).is_some() {
+        if let Some(state) = self.conns.remove(&conn) {
             self.writable.remove(&conn);
-            self.actions.push_back(Action::Close { conn });
+            let last = state.stream.transmit_buffer().to_vec();
+            self.actions.push_back(Action::Close { conn, last });
         }
         self.strangers.retain(|c| *c != conn);
     }
@@ -379,10 +380,10 @@ impl Machine for Master {
             },
         );
         self.strangers.push_back(conn);
-        if self.strangers.len() > MAX_STRANGERS {
-            if let Some(oldest) = self.strangers.pop_front() {
-                self.drop_conn(oldest);
-            }
+        if self.strangers.len() > MAX_STRANGERS
+            && let Some(oldest) = self.strangers.pop_front()
+        {
+            self.drop_conn(oldest);
         }
         Some(conn)
     }

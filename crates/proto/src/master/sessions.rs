@@ -327,10 +327,10 @@ impl Master {
         };
         state.leaving = true;
         let conn = state.conn;
-        if !state.is_member {
-            if let Some(conn) = conn {
-                self.send(conn, MasterMessage::Goodbye);
-            }
+        if !state.is_member
+            && let Some(conn) = conn
+        {
+            self.send(conn, MasterMessage::Goodbye);
         }
         self.remove(now, session, Removal::Left);
     }

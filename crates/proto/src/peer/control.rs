@@ -113,7 +113,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     pub(super) fn close_control(&mut self) {
         if let Some(conn) = self.control.conn.take() {
-            self.close_conn(conn);
+            let last = self.control.transmit_buffer().to_vec();
+            self.close_conn(conn, last);
         }
         self.control.state = State::Away {
             dial_at: Time(u64::MAX),
@@ -179,7 +180,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         }
         if let Some(conn) = self.control.conn.take() {
-            self.close_conn(conn);
+            self.close_conn(conn, Vec::new());
         }
         if self.control.lost_since.is_none() {
             self.control.lost_since = Some(now);
@@ -200,10 +201,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     pub(super) fn control_timeout(&mut self, now: Time) {
-        if let State::Away { dial_at } = self.control.state {
-            if now >= dial_at {
-                self.dial_master(now);
-            }
+        if let State::Away { dial_at } = self.control.state
+            && now >= dial_at
+        {
+            self.dial_master(now);
         }
     }
 
@@ -258,10 +259,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 &format!("nothing was heard from it for {} ms", silent.as_millis()),
             );
         }
-        if let Some(since) = self.control.lost_since {
-            if self.view.is_some() && now.since(since) > self.settings.master_timeout() {
-                self.end(EndReason::MasterLost);
-            }
+        if let Some(since) = self.control.lost_since
+            && self.view.is_some()
+            && now.since(since) > self.settings.master_timeout()
+        {
+            self.end(EndReason::MasterLost);
         }
     }
 

@@ -188,17 +188,17 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let conn = self.new_conn();
         self.new_link_conn(now, conn, Role::Stranger);
         self.links.strangers.push_back(conn);
-        if self.links.strangers.len() > MAX_STRANGERS {
-            if let Some(oldest) = self.links.strangers.pop_front() {
-                self.drop_conn(oldest);
-            }
+        if self.links.strangers.len() > MAX_STRANGERS
+            && let Some(oldest) = self.links.strangers.pop_front()
+        {
+            self.drop_conn(oldest);
         }
         conn
     }
 
     fn drop_conn(&mut self, conn: ConnId) {
-        if self.links.conns.remove(&conn).is_some() {
-            self.close_conn(conn);
+        if let Some(state) = self.links.conns.remove(&conn) {
+            self.close_conn(conn, state.tx.last_words());
         }
         self.links.strangers.retain(|c| *c != conn);
     }
@@ -464,7 +464,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 .push_back(PeerEvent::StrangerRefused { why: why.into() });
         }
         if known.is_some() {
-            self.close_conn(conn);
+            let last = self
+                .links
+                .conns
+                .get(&conn)
+                .map(|c| c.tx.last_words())
+                .unwrap_or_default();
+            self.close_conn(conn, last);
             self.link_closed(now, conn, why);
         }
     }
@@ -578,10 +584,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn link_refused(&mut self, now: Time, conn: ConnId, to: SessionId, why: &LinkRefusal) {
-        if let LinkRefusal::NotInEpoch { session, epoch } = why {
-            if *session == self.session_id() && *epoch > self.epoch() && self.view.is_some() {
-                return self.end(EndReason::Expelled { why: None, ago_ms: 0 });
-            }
+        if let LinkRefusal::NotInEpoch { session, epoch } = why
+            && *session == self.session_id()
+            && *epoch > self.epoch()
+            && self.view.is_some()
+        {
+            return self.end(EndReason::Expelled { why: None, ago_ms: 0 });
         }
         self.close_link_conn(now, conn, &format!("peer {to} refused the connection: {why}"));
     }

@@ -179,10 +179,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn detach_frames(&mut self, name: AttemptName) {
         let Some(op) = self.ops.get(&name.tag) else { return };
         for state in self.links.conns.values_mut() {
-            if let Some(data) = &mut state.rx.data {
-                if data.header.name == name {
-                    data.place = Place::Nowhere;
-                }
+            if let Some(data) = &mut state.rx.data
+                && data.header.name == name
+            {
+                data.place = Place::Nowhere;
             }
             let Some(sending) = &mut state.tx.data else {
                 continue;
@@ -213,15 +213,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(state) = self.links.conns.get_mut(&conn) else {
             return [&mut [], &mut []];
         };
-        if let Role::Up { peer, .. } = state.role {
-            if self
+        if let Role::Up { peer, .. } = state.role
+            && self
                 .links
                 .table
                 .get(&peer)
                 .is_some_and(|l| l.held_bytes > HELD_LIMIT_BYTES)
-            {
-                return [&mut [], &mut []];
-            }
+        {
+            return [&mut [], &mut []];
         }
         let rx = &mut state.rx;
         if rx.staging.is_empty() {
@@ -649,10 +648,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn keep_slot(&mut self, slot: Option<Vec<u8>>) {
-        if let Some(slot) = slot {
-            if self.spare_slots.len() < 16 {
-                self.spare_slots.push(slot);
-            }
+        if let Some(slot) = slot
+            && self.spare_slots.len() < 16
+        {
+            self.spare_slots.push(slot);
         }
     }
 }
@@ -669,6 +668,14 @@ impl Rx {
 }
 
 impl Tx {
+    /// Messages that can still be sent before the connection is closed: none in the middle of a data frame.
+    pub(super) fn last_words(&self) -> Vec<u8> {
+        match &self.data {
+            Some(sending) if sending.sent > 0 => Vec::new(),
+            _ => self.control[self.control_sent..].to_vec(),
+        }
+    }
+
     fn take_control(&mut self, n: usize) -> usize {
         let taken = n.min(self.control.len() - self.control_sent);
         self.control_sent += taken;
