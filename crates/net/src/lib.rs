@@ -1,1 +1,15 @@
-//! Sockets and timers: drives the pure state machines of pccl-proto.
+//! Sockets and timers: drives the pure state machines of `pccl-proto`.
+//!
+//! [`Net`] holds the sockets and moves the bytes of a [`Machine`]; [`Waiter`] waits for them. They are two values, so that
+//! a thread can wait while another one, holding the lock around machine and [`Net`], sends. Nothing here spins: a thread
+//! that has nothing to do sleeps in the kernel.
+#![forbid(unsafe_code)]
+
+mod listen;
+mod net;
+mod waiter;
+
+pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
+pub use net::Net;
+pub use waiter::{Waiter, Wakeup, pair};
+pub use pccl_proto::machine::Machine;

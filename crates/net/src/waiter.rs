@@ -1,0 +1,55 @@
+//! Waiting for sockets.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+
+use crate::net::Net;
+
+pub(crate) const WAKE: Token = Token(0);
+pub(crate) const LISTENER: Token = Token(1);
+pub(crate) const UDP: Token = Token(2);
+/// Tokens of connections begin here.
+pub(crate) const FIRST_CONN: usize = 8;
+
+/// Waits until something can be read or written. Belongs to one thread at a time.
+#[derive(Debug)]
+pub struct Waiter {
+    poll: Poll,
+    pub(crate) events: Events,
+}
+
+/// Ends the wait of a [`Waiter`] from another thread.
+#[derive(Debug, Clone)]
+pub struct Wakeup(Arc<Waker>);
+
+/// A [`Net`] and the [`Waiter`] that waits for its sockets.
+pub fn pair() -> io::Result<(Net, Waiter, Wakeup)> {
+    let poll = Poll::new()?;
+    let wakeup = Wakeup(Arc::new(Waker::new(poll.registry(), WAKE)?));
+    let net = Net::new(poll.registry().try_clone()?);
+    Ok((net, Waiter { poll, events: Events::with_capacity(256) }, wakeup))
+}
+
+impl Waiter {
+    /// Waits for at most `limit` (for ever if there is none). What happened is handled by [`Net::handle`].
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, limit) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Wakeup {
+    /// Wakes the waiting thread.
+    pub fn wake(&self) {
+        // Fails only if the poll is gone, and then nobody waits.
+        let _ = self.0.wake();
+    }
+}
