@@ -156,10 +156,7 @@ pub struct Change {
 impl Change {
     /// The verdict on attempt `n` of `tag`.
     pub fn verdict(&self, tag: Tag, n: u32) -> &Verdict {
-        self.verdicts
-            .iter()
-            .find(|(t, m, _)| (*t, *m) == (tag, n))
-            .map_or(&Verdict::Retry, |(_, _, v)| v)
+        self.verdicts.iter().find(|(t, m, _)| (*t, *m) == (tag, n)).map_or(&Verdict::Retry, |(_, _, v)| v)
     }
 }
 
@@ -177,11 +174,7 @@ pub struct LinkModel {
 impl Default for LinkModel {
     /// A loopback or a fast local network, until something is measured.
     fn default() -> Self {
-        Self {
-            alpha_us: 15,
-            message_ns: 5_000,
-            mib_us: 500,
-        }
+        Self { alpha_us: 15, message_ns: 5_000, mib_us: 500 }
     }
 }
 
@@ -299,18 +292,9 @@ impl RunRecord {
                     self.run = *new_run;
                 }
                 self.term.0 += 1;
-                StoreReply::Taken {
-                    id: *id,
-                    record: Box::new(self.clone()),
-                }
+                StoreReply::Taken { id: *id, record: Box::new(self.clone()) }
             }
-            StoreRequest::Write {
-                id,
-                term,
-                group,
-                replaces,
-                record,
-            } => {
+            StoreRequest::Write { id, term, group, replaces, record } => {
                 let stored = self.groups.get(group).map_or(Epoch::default(), |g| g.epoch);
                 if *term != self.term || stored != *replaces {
                     return StoreReply::Rejected { id: *id };
@@ -318,10 +302,7 @@ impl RunRecord {
                 self.groups.insert(*group, (**record).clone());
                 StoreReply::Written { id: *id }
             }
-            StoreRequest::Read { id } => StoreReply::Record {
-                id: *id,
-                record: Box::new(self.clone()),
-            },
+            StoreRequest::Read { id } => StoreReply::Record { id: *id, record: Box::new(self.clone()) },
         }
     }
 }

@@ -97,11 +97,7 @@ pub struct Disagreement {
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} is {} at the master and {} here",
-            self.key, self.run, self.peer
-        )
+        write!(f, "{} is {} at the master and {} here", self.key, self.run, self.peer)
     }
 }
 
@@ -110,46 +106,24 @@ impl Expectations {
     pub fn disagreement(&self, run: &RunSettings) -> Option<Disagreement> {
         fn differ<T: PartialEq + fmt::Debug>(key: &str, run: &T, peer: Option<&T>) -> Option<Disagreement> {
             let peer = peer.filter(|p| *p != run)?;
-            Some(Disagreement {
-                key: key.into(),
-                run: format!("{run:?}"),
-                peer: format!("{peer:?}"),
-            })
+            Some(Disagreement { key: key.into(), run: format!("{run:?}"), peer: format!("{peer:?}") })
         }
-        differ(
-            "heartbeat_interval_ms",
-            &run.heartbeat_interval_ms,
-            self.heartbeat_interval_ms.as_ref(),
-        )
-        .or_else(|| {
-            differ(
-                "heartbeat_timeout_ms",
-                &run.heartbeat_timeout_ms,
-                self.heartbeat_timeout_ms.as_ref(),
-            )
-        })
-        .or_else(|| {
-            differ(
-                "enable_buffer_backup",
-                &run.enable_buffer_backup,
-                self.enable_buffer_backup.as_ref(),
-            )
-        })
-        .or_else(|| {
-            differ(
-                "max_recovery_attempts",
-                &run.max_recovery_attempts,
-                self.max_recovery_attempts.as_ref(),
-            )
-        })
-        .or_else(|| differ("recovery", &run.recovery, self.recovery.as_ref()))
-        .or_else(|| {
-            differ(
-                "ring_chunk_size",
-                &run.ring_chunk_size,
-                self.ring_chunk_size.as_ref(),
-            )
-        })
+        differ("heartbeat_interval_ms", &run.heartbeat_interval_ms, self.heartbeat_interval_ms.as_ref())
+            .or_else(|| {
+                differ("heartbeat_timeout_ms", &run.heartbeat_timeout_ms, self.heartbeat_timeout_ms.as_ref())
+            })
+            .or_else(|| {
+                differ("enable_buffer_backup", &run.enable_buffer_backup, self.enable_buffer_backup.as_ref())
+            })
+            .or_else(|| {
+                differ(
+                    "max_recovery_attempts",
+                    &run.max_recovery_attempts,
+                    self.max_recovery_attempts.as_ref(),
+                )
+            })
+            .or_else(|| differ("recovery", &run.recovery, self.recovery.as_ref()))
+            .or_else(|| differ("ring_chunk_size", &run.ring_chunk_size, self.ring_chunk_size.as_ref()))
     }
 }
 
@@ -161,10 +135,7 @@ mod tests {
     fn a_disagreement_names_key_and_both_values() {
         let run = RunSettings::default();
         assert_eq!(Expectations::default().disagreement(&run), None);
-        let peer = Expectations {
-            max_recovery_attempts: Some(5),
-            ..Expectations::default()
-        };
+        let peer = Expectations { max_recovery_attempts: Some(5), ..Expectations::default() };
         let said = peer.disagreement(&run).unwrap().to_string();
         assert_eq!(said, "max_recovery_attempts is 3 at the master and 5 here");
     }

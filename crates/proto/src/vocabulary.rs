@@ -168,24 +168,15 @@ impl Fingerprint {
             self.op.code(),
             self.algorithm.map_or(0xff, Algorithm::code),
         ];
-        let bytes = fixed
-            .into_iter()
-            .chain(self.count.to_le_bytes())
-            .chain(self.root.to_le_bytes());
-        let hash = bytes.fold(0x811c_9dc5_u32, |h, b| {
-            (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
-        });
+        let bytes = fixed.into_iter().chain(self.count.to_le_bytes()).chain(self.root.to_le_bytes());
+        let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
         hash.max(1)
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} {}, {}",
-            self.collective, self.count, self.dtype, self.op
-        )?;
+        write!(f, "{} of {} {}, {}", self.collective, self.count, self.dtype, self.op)?;
         if self.collective == Collective::Broadcast {
             write!(f, ", root {}", self.root)?;
         }
@@ -221,24 +212,12 @@ mod tests {
             algorithm: None,
         };
         let others = [
-            Fingerprint {
-                dtype: DataType::I32,
-                ..base
-            },
-            Fingerprint {
-                op: ReduceOp::Max,
-                ..base
-            },
+            Fingerprint { dtype: DataType::I32, ..base },
+            Fingerprint { op: ReduceOp::Max, ..base },
             Fingerprint { count: 1001, ..base },
             Fingerprint { root: 1, ..base },
-            Fingerprint {
-                algorithm: Some(Algorithm::Direct),
-                ..base
-            },
-            Fingerprint {
-                collective: Collective::Broadcast,
-                ..base
-            },
+            Fingerprint { algorithm: Some(Algorithm::Direct), ..base },
+            Fingerprint { collective: Collective::Broadcast, ..base },
         ];
         for other in others {
             assert_ne!(base.digest(), other.digest(), "{base} against {other}");

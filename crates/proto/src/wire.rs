@@ -123,13 +123,7 @@ pub fn encode_control<T: Serialize>(message: &T, out: &mut Vec<u8>) {
         out.extend_from_slice(&payload);
     }
     let len = out.len() - start - PREFIX_BYTES;
-    out[start..start + PREFIX_BYTES].copy_from_slice(
-        &Prefix {
-            kind: Kind::Control,
-            len,
-        }
-        .encode(),
-    );
+    out[start..start + PREFIX_BYTES].copy_from_slice(&Prefix { kind: Kind::Control, len }.encode());
 }
 
 /// Decodes a control frame's payload; trailing bytes are an error.
@@ -163,13 +157,7 @@ impl DataHeader {
     /// Writes prefix and header.
     pub fn encode(&self) -> [u8; DATA_HEADER_BYTES] {
         let mut out = [0; DATA_HEADER_BYTES];
-        out[..8].copy_from_slice(
-            &Prefix {
-                kind: Kind::Data,
-                len: self.len as usize,
-            }
-            .encode(),
-        );
+        out[..8].copy_from_slice(&Prefix { kind: Kind::Data, len: self.len as usize }.encode());
         out[8..16].copy_from_slice(&self.name.epoch.0.to_le_bytes());
         out[16..24].copy_from_slice(&self.name.tag.0.to_le_bytes());
         out[24..28].copy_from_slice(&self.name.n.to_le_bytes());
@@ -222,13 +210,7 @@ const READ_BYTES: usize = 4 << 10;
 impl ControlStream {
     /// A stream that takes frames of at most `limit` payload bytes.
     pub fn new(limit: usize) -> Self {
-        Self {
-            inbox: Vec::new(),
-            filled: 0,
-            outbox: Vec::new(),
-            sent: 0,
-            limit,
-        }
+        Self { inbox: Vec::new(), filled: 0, outbox: Vec::new(), sent: 0, limit }
     }
 
     /// Raises (or lowers) the limit on the frames to come.
@@ -304,11 +286,7 @@ mod tests {
     #[test]
     fn data_headers_round_trip() {
         let header = DataHeader {
-            name: AttemptName {
-                epoch: Epoch(7),
-                tag: Tag(u64::MAX),
-                n: 3,
-            },
+            name: AttemptName { epoch: Epoch(7), tag: Tag(u64::MAX), n: 3 },
             digest: 0xdead_beef,
             phase: 513,
             offset: 1 << 40,
@@ -348,19 +326,12 @@ mod tests {
     #[test]
     fn hostile_prefixes_are_refused_before_anything_is_allocated() {
         let mut stream = ControlStream::new(1000);
-        let huge = Prefix {
-            kind: Kind::Control,
-            len: u32::MAX as usize,
-        }
-        .encode();
+        let huge = Prefix { kind: Kind::Control, len: u32::MAX as usize }.encode();
         stream.receive_buffer()[..8].copy_from_slice(&huge);
         stream.handle_received(8);
         assert_eq!(
             stream.next_message::<String>(),
-            Err(WireError::Length {
-                bytes: u32::MAX as usize,
-                limit: 1000
-            })
+            Err(WireError::Length { bytes: u32::MAX as usize, limit: 1000 })
         );
         assert_eq!(Prefix::decode(b"GET / HT", 10), Err(WireError::Magic));
         assert_eq!(

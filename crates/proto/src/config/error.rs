@@ -89,11 +89,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(kind: ConfigErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-        }
+        Self { kind, message: message.into(), hint: None }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -105,13 +101,7 @@ impl Problem {
 impl ConfigError {
     pub(super) fn new(problem: Problem, key: Option<&str>, origin: Origin, snippet: Option<Snippet>) -> Self {
         let key = key.map(str::to_owned);
-        Self(Box::new(Detail {
-            kind: problem.kind,
-            key,
-            origin,
-            problem,
-            snippet,
-        }))
+        Self(Box::new(Detail { kind: problem.kind, key, origin, problem, snippet }))
     }
 
     /// The same error about another key.
@@ -176,11 +166,7 @@ pub(super) fn shown(value: &str) -> String {
 }
 
 fn printable(c: char) -> impl Iterator<Item = char> {
-    let (plain, escaped) = if is_disguise(c) {
-        (None, Some(c.escape_unicode()))
-    } else {
-        (Some(c), None)
-    };
+    let (plain, escaped) = if is_disguise(c) { (None, Some(c.escape_unicode())) } else { (Some(c), None) };
     plain.into_iter().chain(escaped.into_iter().flatten())
 }
 

@@ -75,13 +75,7 @@ impl Config {
     /// The first thing that is wrong, with its place.
     pub fn from_yaml(text: &str, file_name: &str, env: Env<'_>) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut reader = Reader::new(
-            Source {
-                file: file_name,
-                text,
-            },
-            env,
-        )?;
+        let mut reader = Reader::new(Source { file: file_name, text }, env)?;
         let mut config = Self::default();
         config.read(&mut reader)?;
         config.validate(&reader)?;
@@ -115,11 +109,7 @@ impl Config {
         self.fault_tolerance.read(reader)?;
         self.performance.read(reader)?;
         self.logging.read(reader)?;
-        reader.text(
-            "metrics.address",
-            &mut self.metrics.address,
-            MetricsAddress::parse,
-        )?;
+        reader.text("metrics.address", &mut self.metrics.address, MetricsAddress::parse)?;
         self.store.read(reader)
     }
 }

@@ -42,12 +42,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(source: Source<'a>, env: Env<'a>) -> Result<Self, ConfigError> {
         let root = tree::parse(source)?.filter(|root| !root.is_null());
-        let reader = Self {
-            source,
-            root,
-            env,
-            given: BTreeMap::new(),
-        };
+        let reader = Self { source, root, env, given: BTreeMap::new() };
         if let Some(root) = &reader.root {
             reader.check_names(root, "")?;
         }
@@ -56,10 +51,7 @@ impl<'a> Reader<'a> {
 
     /// Where each setting that somebody gave comes from.
     pub(super) fn origins(&self) -> BTreeMap<&'static str, Origin> {
-        self.given
-            .iter()
-            .map(|(&path, place)| (path, self.origin(place)))
-            .collect()
+        self.given.iter().map(|(&path, place)| (path, self.origin(place))).collect()
     }
 
     pub(super) fn is_given(&self, path: &str) -> bool {
@@ -83,9 +75,7 @@ impl<'a> Reader<'a> {
         named: fn(&str) -> Option<T>,
     ) -> Result<(), ConfigError> {
         let key = schema::find(path);
-        self.single(key, slot, |item| {
-            named(item.text.trim()).ok_or_else(|| not_a_choice(key, item))
-        })
+        self.single(key, slot, |item| named(item.text.trim()).ok_or_else(|| not_a_choice(key, item)))
     }
 
     /// Text that `parse` understands; its error completes the sentence "`key` …".
@@ -96,9 +86,7 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<(), ConfigError> {
         let key = schema::find(path);
-        self.single(key, slot, |item| {
-            parse(&item.text).map_err(|why| refused(key, item, &why))
-        })
+        self.single(key, slot, |item| parse(&item.text).map_err(|why| refused(key, item, &why)))
     }
 
     /// One value or a list of them; a comma separates too.
@@ -171,10 +159,9 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let items = match &node.value {
-            Value::List(nodes) => nodes
-                .iter()
-                .map(|node| self.scalar(key, node))
-                .collect::<Result<_, _>>()?,
+            Value::List(nodes) => {
+                nodes.iter().map(|node| self.scalar(key, node)).collect::<Result<_, _>>()?
+            }
             _ => vec![self.scalar(key, node)?],
         };
         Ok(Some((items, Place::File(node.mark))))
@@ -197,16 +184,8 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(found.map(|(name, text)| {
-            let text = if key.is_secret() {
-                text
-            } else {
-                text.trim().to_owned()
-            };
-            Item {
-                text,
-                style: Style::Variable,
-                place: Place::Variable(name),
-            }
+            let text = if key.is_secret() { text } else { text.trim().to_owned() };
+            Item { text, style: Style::Variable, place: Place::Variable(name) }
         }))
     }
 
@@ -239,43 +218,26 @@ impl<'a> Reader<'a> {
             (None, true) => Style::Plain,
             (None, false) => Style::Quoted,
         };
-        Ok(Item {
-            text: text.unwrap_or_else(|| raw.clone()),
-            style,
-            place: Place::File(node.mark),
-        })
+        Ok(Item { text: text.unwrap_or_else(|| raw.clone()), style, place: Place::File(node.mark) })
     }
 
     /// Refuses keys that do not exist, and values where sections belong.
     fn check_names(&self, node: &Node, section: &str) -> Result<(), ConfigError> {
         let Value::Map(entries) = &node.value else {
-            let what = if section.is_empty() {
-                "the file".to_owned()
-            } else {
-                format!("`{section}`")
-            };
-            let problem = Problem::new(
-                Kind::WrongType,
-                format!("{what} must be a section of `key: value` lines"),
-            );
+            let what = if section.is_empty() { "the file".to_owned() } else { format!("`{section}`") };
+            let problem =
+                Problem::new(Kind::WrongType, format!("{what} must be a section of `key: value` lines"));
             return Err(self.source.error(problem, None, node.mark, false));
         };
         for entry in entries {
-            let path = if section.is_empty() {
-                entry.key.clone()
-            } else {
-                format!("{section}.{}", entry.key)
-            };
+            let path =
+                if section.is_empty() { entry.key.clone() } else { format!("{section}.{}", entry.key) };
             if schema::is_section(&path) {
                 if !entry.node.is_null() {
                     self.check_names(&entry.node, &path)?;
                 }
             } else if !schema::schema().iter().any(|key| key.path == path) {
-                let place = if section.is_empty() {
-                    String::new()
-                } else {
-                    format!(" in `{section}`")
-                };
+                let place = if section.is_empty() { String::new() } else { format!(" in `{section}`") };
                 let message = format!("unknown key {}{place}", shown(&entry.key));
                 let hint = schema::suggestion(section, &entry.key);
                 let problem = Problem::new(Kind::UnknownKey, message).hint(hint);
@@ -295,20 +257,14 @@ impl<'a> Reader<'a> {
     fn origin(&self, place: &Place) -> Origin {
         match place {
             Place::File(mark) => self.source.origin(*mark),
-            Place::Variable(name) => Origin::Env {
-                variable: name.clone(),
-            },
+            Place::Variable(name) => Origin::Env { variable: name.clone() },
         }
     }
 
     /// The file as a whole, where there is one.
     fn source_origin(&self) -> Origin {
         match self.root {
-            Some(_) => self.source.origin(Mark {
-                line: 1,
-                column: 1,
-                length: 0,
-            }),
+            Some(_) => self.source.origin(Mark { line: 1, column: 1, length: 0 }),
             None => Origin::Default,
         }
     }
@@ -319,24 +275,14 @@ fn number<T: TryFrom<u64>>(key: &Key, item: &Item) -> Result<T, Problem> {
     let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     if !is_number || item.style == Style::Quoted {
         let problem = wrong_type(key, &found(key, item));
-        return Err(if is_number {
-            problem.hint("write it without quotes")
-        } else {
-            problem
-        });
+        return Err(if is_number { problem.hint("write it without quotes") } else { problem });
     }
     let allowed = |value: &u64| match key.kind {
         KeyKind::Number { min, max } => (min..=max).contains(value),
         _ => true,
     };
-    let value = u64::from_str(&item.text)
-        .ok()
-        .filter(allowed)
-        .and_then(|value| T::try_from(value).ok());
-    value.ok_or_else(|| Problem {
-        kind: Kind::OutOfRange,
-        ..wrong_type(key, &found(key, item))
-    })
+    let value = u64::from_str(&item.text).ok().filter(allowed).and_then(|value| T::try_from(value).ok());
+    value.ok_or_else(|| Problem { kind: Kind::OutOfRange, ..wrong_type(key, &found(key, item)) })
 }
 
 fn boolean(key: &Key, item: &Item) -> Result<bool, Problem> {
@@ -351,18 +297,13 @@ fn boolean(key: &Key, item: &Item) -> Result<bool, Problem> {
 }
 
 fn not_a_choice(key: &Key, item: &Item) -> Problem {
-    let problem = Problem {
-        kind: Kind::OutOfRange,
-        ..wrong_type(key, &found(key, item))
-    };
+    let problem = Problem { kind: Kind::OutOfRange, ..wrong_type(key, &found(key, item)) };
     let KeyKind::Choice(names) = key.kind else {
         return problem;
     };
     let lower = item.text.to_ascii_lowercase();
-    let near = names
-        .iter()
-        .map(|name| (strsim::osa_distance(&name.to_ascii_lowercase(), &lower), name))
-        .min();
+    let near =
+        names.iter().map(|name| (strsim::osa_distance(&name.to_ascii_lowercase(), &lower), name)).min();
     match near.filter(|&(distance, name)| {
         distance <= (name.len() / 3).max(1) || lower.starts_with(&name.to_ascii_lowercase())
     }) {
@@ -381,10 +322,7 @@ fn refused(key: &Key, item: &Item, why: &str) -> Problem {
 }
 
 fn wrong_type(key: &Key, found: &str) -> Problem {
-    Problem::new(
-        Kind::WrongType,
-        format!("{} must be {}, found {found}", key.path, expected(key)),
-    )
+    Problem::new(Kind::WrongType, format!("{} must be {}, found {found}", key.path, expected(key)))
 }
 
 fn found(key: &Key, item: &Item) -> String {

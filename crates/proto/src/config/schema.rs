@@ -87,15 +87,7 @@ impl Key {
 }
 
 const fn key(path: &'static str, kind: KeyKind, default: &'static str, about: &'static str) -> Key {
-    Key {
-        path,
-        kind,
-        unit: None,
-        default,
-        about,
-        short_variable: None,
-        run_wide: false,
-    }
+    Key { path, kind, unit: None, default, about, short_variable: None, run_wide: false }
 }
 
 const fn number(path: &'static str, min: u64, max: u64, default: &'static str, about: &'static str) -> Key {
@@ -120,20 +112,9 @@ const DAY_MS: u64 = 86_400_000;
 
 static KEYS: &[Key] = &[
     choice("role", Role::NAMES, "", "What this process is.").short("PCCL_ROLE"),
-    number(
-        "peer_group",
-        0,
-        u32::MAX as u64,
-        "0",
-        "The peers that reduce together.",
-    ),
-    key(
-        "network.master_host",
-        KeyKind::Hosts,
-        "",
-        "Where the masters are: one host or a list.",
-    )
-    .short("PCCL_MASTER"),
+    number("peer_group", 0, u32::MAX as u64, "0", "The peers that reduce together."),
+    key("network.master_host", KeyKind::Hosts, "", "Where the masters are: one host or a list.")
+        .short("PCCL_MASTER"),
     number(
         "network.master_port",
         1,
@@ -141,15 +122,9 @@ static KEYS: &[Key] = &[
         "7117",
         "TCP and heartbeat port of a master; of a host in master_host unless it names its own.",
     ),
-    number(
-        "network.heartbeat_interval_ms",
-        10,
-        60_000,
-        "100",
-        "Time between two heartbeats.",
-    )
-    .unit("ms")
-    .run_wide(),
+    number("network.heartbeat_interval_ms", 10, 60_000, "100", "Time between two heartbeats.")
+        .unit("ms")
+        .run_wide(),
     number(
         "network.heartbeat_timeout_ms",
         20,
@@ -179,36 +154,16 @@ static KEYS: &[Key] = &[
         "",
         "The address that other peers connect to (NAT, port mapping).",
     ),
-    key(
-        "network.bind_address",
-        KeyKind::Text,
-        "",
-        "The local address or interface to use.",
-    ),
-    key(
-        "network.site",
-        KeyKind::Text,
-        "",
-        "The name of the place; peers of one site are near each other.",
-    )
-    .short("PCCL_SITE"),
+    key("network.bind_address", KeyKind::Text, "", "The local address or interface to use."),
+    key("network.site", KeyKind::Text, "", "The name of the place; peers of one site are near each other.")
+        .short("PCCL_SITE"),
     flag(
         "network.tls.enabled",
         "false",
         "TLS on every TCP connection; true if a certificate is given and this is not.",
     ),
-    key(
-        "network.tls.cert_file",
-        KeyKind::Path,
-        "",
-        "This process's certificate chain (PEM).",
-    ),
-    key(
-        "network.tls.key_file",
-        KeyKind::Path,
-        "",
-        "The certificate's private key (PEM).",
-    ),
+    key("network.tls.cert_file", KeyKind::Path, "", "This process's certificate chain (PEM)."),
+    key("network.tls.key_file", KeyKind::Path, "", "The certificate's private key (PEM)."),
     key(
         "network.tls.ca_file",
         KeyKind::Path,
@@ -220,19 +175,10 @@ static KEYS: &[Key] = &[
         "false",
         "Authenticate every connection; true if a secret is given and this is not.",
     ),
-    key(
-        "auth.secret",
-        KeyKind::Secret,
-        "",
-        "The secret that all processes of the run share.",
-    )
-    .short("PCCL_AUTH_SECRET"),
-    flag(
-        "fault_tolerance.enable_buffer_backup",
-        "true",
-        "Keep what restores an input until commit.",
-    )
-    .run_wide(),
+    key("auth.secret", KeyKind::Secret, "", "The secret that all processes of the run share.")
+        .short("PCCL_AUTH_SECRET"),
+    flag("fault_tolerance.enable_buffer_backup", "true", "Keep what restores an input until commit.")
+        .run_wide(),
     number(
         "fault_tolerance.checkpoint_interval_steps",
         0,
@@ -274,40 +220,17 @@ static KEYS: &[Key] = &[
     )
     .unit("bytes")
     .run_wide(),
-    number(
-        "performance.num_io_threads",
-        1,
-        256,
-        "4",
-        "Threads that move bytes.",
-    ),
+    number("performance.num_io_threads", 1, 256, "4", "Threads that move bytes."),
     flag(
         "performance.enable_compression",
         "false",
         "Send large float sums and averages as int8 blocks (lossy).",
     )
     .run_wide(),
-    choice(
-        "logging.level",
-        LogLevel::NAMES,
-        "INFO",
-        "What is logged: this level and all graver ones.",
-    )
-    .short("PCCL_LOG_LEVEL"),
-    key(
-        "logging.file",
-        KeyKind::Path,
-        "",
-        "Log to this file as JSON lines too.",
-    ),
-    number(
-        "logging.max_size_mb",
-        1,
-        1_048_576,
-        "100",
-        "Size at which the log file is rotated.",
-    )
-    .unit("MB"),
+    choice("logging.level", LogLevel::NAMES, "INFO", "What is logged: this level and all graver ones.")
+        .short("PCCL_LOG_LEVEL"),
+    key("logging.file", KeyKind::Path, "", "Log to this file as JSON lines too."),
+    number("logging.max_size_mb", 1, 1_048_576, "100", "Size at which the log file is rotated.").unit("MB"),
     key(
         "metrics.address",
         KeyKind::Address,
@@ -315,18 +238,8 @@ static KEYS: &[Key] = &[
         "Where metrics and health are served; off in a program without it.",
     )
     .short("PCCL_METRICS_ADDRESS"),
-    choice(
-        "store.kind",
-        StoreKind::NAMES,
-        "embedded",
-        "Where the master keeps its state.",
-    ),
-    key(
-        "store.url",
-        KeyKind::Secret,
-        "",
-        "Address of the postgres or etcd store, with its credentials.",
-    ),
+    choice("store.kind", StoreKind::NAMES, "embedded", "Where the master keeps its state."),
+    key("store.url", KeyKind::Secret, "", "Address of the postgres or etcd store, with its credentials."),
     key(
         "store.path",
         KeyKind::Path,
@@ -362,10 +275,7 @@ pub(super) fn names_in(section: &str) -> Vec<&'static str> {
     for key in KEYS {
         let rest = match section {
             "" => Some(key.path),
-            _ => key
-                .path
-                .strip_prefix(section)
-                .and_then(|rest| rest.strip_prefix('.')),
+            _ => key.path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')),
         };
         let name = rest.and_then(|rest| rest.split('.').next());
         if let Some(name) = name.filter(|name| !names.contains(name)) {
@@ -383,9 +293,7 @@ pub(super) fn is_section(path: &str) -> bool {
 /// True if `name` is at the top of the file and nothing under it is a secret.
 pub(super) fn is_public_section(name: &str) -> bool {
     names_in("").contains(&name)
-        && !KEYS
-            .iter()
-            .any(|key| key.is_secret() && key.path.split('.').next() == Some(name))
+        && !KEYS.iter().any(|key| key.is_secret() && key.path.split('.').next() == Some(name))
 }
 
 /// What a person most likely meant by `name` in `section`.
@@ -397,10 +305,7 @@ pub(super) fn suggestion(section: &str, name: &str) -> String {
     if let Some((_, known)) = near.filter(|&(distance, known)| distance <= (known.len() / 3).max(1)) {
         return format!("did you mean `{known}`?");
     }
-    match KEYS
-        .iter()
-        .find(|key| key.path.rsplit('.').next() == Some(lower.as_str()))
-    {
+    match KEYS.iter().find(|key| key.path.rsplit('.').next() == Some(lower.as_str())) {
         Some(key) => format!("did you mean `{}`?", key.path),
         None if section.is_empty() => format!("known at the top: {}", known.join(", ")),
         None => format!("known in `{section}`: {}", known.join(", ")),

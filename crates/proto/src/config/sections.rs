@@ -118,10 +118,7 @@ impl Default for NetworkConfig {
             heartbeat_interval_ms: 100,
             heartbeat_timeout_ms: 500,
             master_timeout_ms: 60_000,
-            p2p_ports: PortRange {
-                first: 7118,
-                last: 7150,
-            },
+            p2p_ports: PortRange { first: 7118, last: 7150 },
             advertise_address: None,
             bind_address: None,
             site: None,
@@ -144,32 +141,19 @@ impl Default for FaultToleranceConfig {
 
 impl Default for PerformanceConfig {
     fn default() -> Self {
-        Self {
-            ring_chunk_size: 4_194_304,
-            num_io_threads: 4,
-            enable_compression: false,
-        }
+        Self { ring_chunk_size: 4_194_304, num_io_threads: 4, enable_compression: false }
     }
 }
 
 impl Default for LoggingConfig {
     fn default() -> Self {
-        Self {
-            level: LogLevel::Info,
-            file: None,
-            max_size_mb: 100,
-        }
+        Self { level: LogLevel::Info, file: None, max_size_mb: 100 }
     }
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self {
-            kind: StoreKind::Embedded,
-            url: None,
-            path: None,
-            lease_ms: 1500,
-        }
+        Self { kind: StoreKind::Embedded, url: None, path: None, lease_ms: 1500 }
     }
 }
 
@@ -177,10 +161,7 @@ impl NetworkConfig {
     /// The masters with their ports, in the order given.
     pub fn masters(&self) -> Vec<(String, u16)> {
         let port = |at: &HostPort| at.port.unwrap_or(self.master_port);
-        self.master_host
-            .iter()
-            .map(|at| (at.host.clone(), port(at)))
-            .collect()
+        self.master_host.iter().map(|at| (at.host.clone(), port(at))).collect()
     }
 
     /// Time between two heartbeats.

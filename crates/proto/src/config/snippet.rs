@@ -25,11 +25,7 @@ impl Snippet {
     /// The line of `text` at `mark`. `on_key` says that the mark covers a key, which is no secret.
     pub(super) fn new(text: &str, mark: Mark, on_key: bool) -> Option<Self> {
         let full: Vec<char> = text.lines().nth(mark.line.checked_sub(1)?)?.chars().collect();
-        let mut line = if may_show(text, mark.line, &full) {
-            full
-        } else {
-            masked(&full, mark, on_key)
-        };
+        let mut line = if may_show(text, mark.line, &full) { full } else { masked(&full, mark, on_key) };
         let mut start = mark.column - 1;
         if line.len() > WIDTH {
             let from = start.saturating_sub(WIDTH / 2).min(line.len() - WIDTH);
@@ -37,16 +33,8 @@ impl Snippet {
             start -= from;
         }
         let width = mark.length.max(1).min(line.len().saturating_sub(start));
-        let text = line
-            .iter()
-            .map(|&c| if is_disguise(c) { ' ' } else { c })
-            .collect();
-        Some(Self {
-            line: mark.line,
-            text,
-            start,
-            width,
-        })
+        let text = line.iter().map(|&c| if is_disguise(c) { ' ' } else { c }).collect();
+        Some(Self { line: mark.line, text, start, width })
     }
 
     /// Blanks as wide as the line number.
@@ -62,12 +50,7 @@ impl fmt::Display for Snippet {
         if self.width == 0 {
             return Ok(());
         }
-        write!(
-            f,
-            "\n{margin} | {}{}",
-            " ".repeat(self.start),
-            "^".repeat(self.width)
-        )
+        write!(f, "\n{margin} | {}{}", " ".repeat(self.start), "^".repeat(self.width))
     }
 }
 
@@ -78,13 +61,8 @@ fn may_show(text: &str, number: usize, line: &[char]) -> bool {
         return false;
     }
     let lines: Vec<&str> = text.lines().take(number).collect();
-    let section = lines
-        .iter()
-        .rev()
-        .find(|l| l.starts_with(|c: char| !c.is_whitespace() && c != '#'));
-    section
-        .and_then(|l| l.split_once(':'))
-        .is_some_and(|(name, _)| schema::is_public_section(name.trim()))
+    let section = lines.iter().rev().find(|l| l.starts_with(|c: char| !c.is_whitespace() && c != '#'));
+    section.and_then(|l| l.split_once(':')).is_some_and(|(name, _)| schema::is_public_section(name.trim()))
 }
 
 /// The line up to its first value.

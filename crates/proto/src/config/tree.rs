@@ -67,47 +67,24 @@ pub(super) struct Source<'a> {
 
 impl Source<'_> {
     pub(super) fn origin(&self, mark: Mark) -> Origin {
-        Origin::File {
-            file: self.file.to_owned(),
-            line: mark.line,
-            column: mark.column,
-        }
+        Origin::File { file: self.file.to_owned(), line: mark.line, column: mark.column }
     }
 
     pub(super) fn error(&self, problem: Problem, key: Option<&str>, mark: Mark, on_key: bool) -> ConfigError {
-        ConfigError::new(
-            problem,
-            key,
-            self.origin(mark),
-            Snippet::new(self.text, mark, on_key),
-        )
+        ConfigError::new(problem, key, self.origin(mark), Snippet::new(self.text, mark, on_key))
     }
 }
 
 /// Reads the one document in `source`; none if it is empty.
 pub(super) fn parse(source: Source<'_>) -> Result<Option<Node>, ConfigError> {
-    let start = Mark {
-        line: 1,
-        column: 1,
-        length: 0,
-    };
+    let start = Mark { line: 1, column: 1, length: 0 };
     if source.text.len() > MAX_BYTES {
-        let message = format!(
-            "the file has {} bytes, more than the {MAX_BYTES} that are read",
-            source.text.len()
-        );
+        let message =
+            format!("the file has {} bytes, more than the {MAX_BYTES} that are read", source.text.len());
         let origin = source.origin(start);
-        return Err(ConfigError::new(
-            Problem::new(ConfigErrorKind::Syntax, message),
-            None,
-            origin,
-            None,
-        ));
+        return Err(ConfigError::new(Problem::new(ConfigErrorKind::Syntax, message), None, origin, None));
     }
-    let mut builder = Builder {
-        source,
-        parser: Parser::new_from_str(source.text),
-    };
+    let mut builder = Builder { source, parser: Parser::new_from_str(source.text) };
     let mut root = None;
     loop {
         let (event, span) = builder.next()?;
@@ -158,10 +135,7 @@ impl<'a> Builder<'a> {
             Event::SequenceStart(..) => Value::List(self.list(depth - 1)?),
             _ => Value::Map(self.map(depth - 1)?),
         };
-        Ok(Node {
-            value,
-            mark: mark(span),
-        })
+        Ok(Node { value, mark: mark(span) })
     }
 
     fn list(&mut self, depth: usize) -> Result<Vec<Node>, ConfigError> {
@@ -182,11 +156,7 @@ impl<'a> Builder<'a> {
             if event == Event::MappingEnd {
                 return Ok(entries);
             }
-            let Node {
-                value: Value::Scalar(key, _),
-                mark,
-            } = self.node(event, span, depth)?
-            else {
+            let Node { value: Value::Scalar(key, _), mark } = self.node(event, span, depth)? else {
                 return Err(self.refuse(span, "a key must be one word"));
             };
             if !seen.insert(key.clone()) {
@@ -201,27 +171,13 @@ impl<'a> Builder<'a> {
     }
 
     fn refuse(&self, span: Span, message: &str) -> ConfigError {
-        self.source.error(
-            Problem::new(ConfigErrorKind::Syntax, message),
-            None,
-            mark(span),
-            false,
-        )
+        self.source.error(Problem::new(ConfigErrorKind::Syntax, message), None, mark(span), false)
     }
 
     fn syntax(&self, error: &ScanError) -> ConfigError {
         let at = mark_at(*error.marker(), 1);
-        let mut problem = Problem::new(
-            ConfigErrorKind::Syntax,
-            format!("not valid YAML: {}", error.info()),
-        );
-        if self
-            .source
-            .text
-            .lines()
-            .nth(at.line - 1)
-            .is_some_and(|line| line.contains("${"))
-        {
+        let mut problem = Problem::new(ConfigErrorKind::Syntax, format!("not valid YAML: {}", error.info()));
+        if self.source.text.lines().nth(at.line - 1).is_some_and(|line| line.contains("${")) {
             problem = problem.hint("put quotes around a value with a variable: \"${NAME}\"");
         }
         self.source.error(problem, None, at, false)
@@ -230,20 +186,9 @@ impl<'a> Builder<'a> {
 
 fn mark(span: Span) -> Mark {
     let one_line = span.start.line() == span.end.line();
-    mark_at(
-        span.start,
-        if one_line {
-            span.end.col().saturating_sub(span.start.col())
-        } else {
-            1
-        },
-    )
+    mark_at(span.start, if one_line { span.end.col().saturating_sub(span.start.col()) } else { 1 })
 }
 
 fn mark_at(marker: Marker, length: usize) -> Mark {
-    Mark {
-        line: marker.line().max(1),
-        column: marker.col() + 1,
-        length,
-    }
+    Mark { line: marker.line().max(1), column: marker.col() + 1, length }
 }

@@ -41,14 +41,7 @@ impl NetworkConfig {
         let problem = Problem::new(Kind::OutOfRange, message)
             .hint("one lost heartbeat must not end a peer; five intervals are usual");
         let (interval, timeout) = ("network.heartbeat_interval_ms", "network.heartbeat_timeout_ms");
-        Err(reader.fail(
-            if reader.is_given(timeout) {
-                timeout
-            } else {
-                interval
-            },
-            problem,
-        ))
+        Err(reader.fail(if reader.is_given(timeout) { timeout } else { interval }, problem))
     }
 }
 
@@ -65,21 +58,12 @@ impl TlsConfig {
         if !self.enabled {
             return Ok(());
         }
-        let needed = [
-            ("network.tls.cert_file", &self.cert_file),
-            ("network.tls.key_file", &self.key_file),
-        ];
+        let needed = [("network.tls.cert_file", &self.cert_file), ("network.tls.key_file", &self.key_file)];
         for (key, value) in needed {
             if value.is_none() {
                 let problem = Problem::new(Kind::Missing, format!("TLS is on and {key} is not given"))
                     .hint("every process listens, so each needs a certificate and its key");
-                return Err(missing(
-                    reader,
-                    key,
-                    "network.tls.enabled",
-                    "network.tls.cert_file",
-                    problem,
-                ));
+                return Err(missing(reader, key, "network.tls.enabled", "network.tls.cert_file", problem));
             }
         }
         Ok(())
@@ -104,13 +88,7 @@ impl AuthConfig {
         if self.enabled && self.secret.is_none() {
             let problem = Problem::new(Kind::Missing, "authentication is on and auth.secret is not given")
                 .hint("set PCCL_AUTH_SECRET to the same value in every process of the run");
-            return Err(missing(
-                reader,
-                "auth.secret",
-                "auth.enabled",
-                "auth.enabled",
-                problem,
-            ));
+            return Err(missing(reader, "auth.secret", "auth.enabled", "auth.enabled", problem));
         }
         Ok(())
     }
@@ -118,23 +96,10 @@ impl AuthConfig {
 
 impl FaultToleranceConfig {
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), ConfigError> {
-        reader.boolean(
-            "fault_tolerance.enable_buffer_backup",
-            &mut self.enable_buffer_backup,
-        )?;
-        reader.number(
-            "fault_tolerance.checkpoint_interval_steps",
-            &mut self.checkpoint_interval_steps,
-        )?;
-        reader.number(
-            "fault_tolerance.max_recovery_attempts",
-            &mut self.max_recovery_attempts,
-        )?;
-        reader.choice(
-            "fault_tolerance.recovery",
-            &mut self.recovery,
-            Recovery::from_name,
-        )?;
+        reader.boolean("fault_tolerance.enable_buffer_backup", &mut self.enable_buffer_backup)?;
+        reader.number("fault_tolerance.checkpoint_interval_steps", &mut self.checkpoint_interval_steps)?;
+        reader.number("fault_tolerance.max_recovery_attempts", &mut self.max_recovery_attempts)?;
+        reader.choice("fault_tolerance.recovery", &mut self.recovery, Recovery::from_name)?;
         reader.number("fault_tolerance.op_timeout_ms", &mut self.op_timeout_ms)
     }
 }
@@ -158,9 +123,7 @@ impl LoggingConfig {
 impl StoreConfig {
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), ConfigError> {
         reader.choice("store.kind", &mut self.kind, StoreKind::from_name)?;
-        reader.text("store.url", &mut self.url, |text| {
-            Ok(Some(Secret::new(text.trim())))
-        })?;
+        reader.text("store.url", &mut self.url, |text| Ok(Some(Secret::new(text.trim()))))?;
         reader.text("store.path", &mut self.path, path)?;
         reader.number("store.lease_ms", &mut self.lease_ms)
     }
@@ -174,26 +137,20 @@ impl StoreConfig {
             StoreKind::Etcd => &["http://", "https://"],
         };
         if self.path.is_some() && kind != StoreKind::Embedded {
-            let problem = Problem::new(
-                Kind::Conflict,
-                format!("store.path is for the embedded store, not for {kind}"),
-            );
+            let problem =
+                Problem::new(Kind::Conflict, format!("store.path is for the embedded store, not for {kind}"));
             return Err(reader.fail("store.path", problem));
         }
         match &self.url {
             Some(_) if schemes.is_empty() => {
-                let problem = Problem::new(
-                    Kind::Conflict,
-                    format!("store.url does not belong to the {kind} store"),
-                )
-                .hint("set store.kind to postgres or etcd, or leave store.url out");
+                let problem =
+                    Problem::new(Kind::Conflict, format!("store.url does not belong to the {kind} store"))
+                        .hint("set store.kind to postgres or etcd, or leave store.url out");
                 Err(reader.fail("store.url", problem))
             }
             Some(url) if !is_url_list(url.expose(), schemes, kind == StoreKind::Etcd) => {
-                let message = format!(
-                    "store.url of the {kind} store must begin with {}",
-                    schemes.join(" or ")
-                );
+                let message =
+                    format!("store.url of the {kind} store must begin with {}", schemes.join(" or "));
                 Err(reader.fail("store.url", Problem::new(Kind::OutOfRange, message)))
             }
             None if !schemes.is_empty() => {
@@ -234,22 +191,14 @@ impl Config {
 
 /// An error about `key`, which is not given, shown where `because` or else `or` is.
 fn missing(reader: &Reader<'_>, key: &str, because: &str, or: &str, problem: Problem) -> ConfigError {
-    reader
-        .fail(if reader.is_given(because) { because } else { or }, problem)
-        .about(key)
+    reader.fail(if reader.is_given(because) { because } else { or }, problem).about(key)
 }
 
 fn is_url_list(text: &str, schemes: &[&str], many: bool) -> bool {
     let good = |url: &str| {
-        schemes
-            .iter()
-            .any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
+        schemes.iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
     };
-    if many {
-        text.split(',').all(|url| good(url.trim()))
-    } else {
-        good(text)
-    }
+    if many { text.split(',').all(|url| good(url.trim())) } else { good(text) }
 }
 
 /// The name of a site or an interface.

@@ -99,10 +99,7 @@ pub enum MetricsAddress {
 
 impl ListenAddress {
     /// The port where `pccl master` and `pccl worker` serve metrics unless told otherwise: `:9090`.
-    pub const METRICS: Self = Self {
-        host: None,
-        port: 9090,
-    };
+    pub const METRICS: Self = Self { host: None, port: 9090 };
 }
 
 impl MetricsAddress {
@@ -219,23 +216,16 @@ impl HostPort {
         let text = text.trim();
         if let Some(rest) = text.strip_prefix('[') {
             let (host, tail) = rest.split_once(']').ok_or("has `[` without `]`")?;
-            host.parse::<Ipv6Addr>()
-                .map_err(|_| "has no IPv6 address between `[` and `]`")?;
+            host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address between `[` and `]`")?;
             let port = match tail.strip_prefix(':') {
                 Some(port) => Some(parse_port(port)?),
                 None if tail.is_empty() => None,
                 None => return Err("has something other than a port after `]`".to_owned()),
             };
-            return Ok(Self {
-                host: host.to_owned(),
-                port,
-            });
+            return Ok(Self { host: host.to_owned(), port });
         }
         if text.parse::<Ipv6Addr>().is_ok() {
-            return Ok(Self {
-                host: text.to_owned(),
-                port: None,
-            });
+            return Ok(Self { host: text.to_owned(), port: None });
         }
         if text.contains("://") {
             return Err("must be a host, not a URL".to_owned());
@@ -245,10 +235,7 @@ impl HostPort {
             None => (text, None),
         };
         check_host(host)?;
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -289,20 +276,10 @@ impl ListenAddress {
             }
         } else if let Some(host) = text.strip_suffix(":0") {
             if let HostPort { host, port: None } = HostPort::parse(host)? {
-                return Ok(Self {
-                    host: Some(host),
-                    port: 0,
-                });
+                return Ok(Self { host: Some(host), port: 0 });
             }
-        } else if let HostPort {
-            host,
-            port: Some(port),
-        } = HostPort::parse(text)?
-        {
-            return Ok(Self {
-                host: Some(host),
-                port,
-            });
+        } else if let HostPort { host, port: Some(port) } = HostPort::parse(text)? {
+            return Ok(Self { host: Some(host), port });
         }
         Err("must be `:port` or `host:port`".to_owned())
     }
@@ -311,14 +288,7 @@ impl ListenAddress {
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            Some(host) => write!(
-                f,
-                "{}",
-                HostPort {
-                    host: host.clone(),
-                    port: Some(self.port)
-                }
-            ),
+            Some(host) => write!(f, "{}", HostPort { host: host.clone(), port: Some(self.port) }),
             None => write!(f, ":{}", self.port),
         }
     }
@@ -330,9 +300,7 @@ impl MetricsAddress {
         if text.eq_ignore_ascii_case("off") {
             return Ok(Self::Off);
         }
-        ListenAddress::parse(text)
-            .map(Self::At)
-            .map_err(|why| format!("{why}, or `off`"))
+        ListenAddress::parse(text).map(Self::At).map_err(|why| format!("{why}, or `off`"))
     }
 }
 

@@ -16,10 +16,7 @@ impl Backup {
                 Self { kept: 0, ..old }
             }
             // Fresh zeroed pages are mapped by the system only when they are written to.
-            _ => Self {
-                data: vec![0; len],
-                kept: 0,
-            },
+            _ => Self { data: vec![0; len], kept: 0 },
         }
     }
 

@@ -148,10 +148,7 @@ pub struct Cut {
 pub fn cut(f: &Fingerprint, world: u32, ring_chunk_size: u64) -> Cut {
     let piece_bytes = MAX_DATA_BYTES as u64;
     let window = ring_chunk_size / (piece_bytes * u64::from(world.max(1)));
-    Cut {
-        piece_elements: piece_bytes / f.dtype.size_bytes() as u64,
-        window: window.clamp(2, 8) as u32,
-    }
+    Cut { piece_elements: piece_bytes / f.dtype.size_bytes() as u64, window: window.clamp(2, 8) as u32 }
 }
 
 impl Execution {
@@ -259,33 +256,19 @@ impl Execution {
         }
         let chunk = &self.schedule.chunks[piece.chunk as usize];
         let wanted = |s: &Step| match s {
-            Step::Fold {
-                from: all, phase: p, ..
-            } => *p == phase && all.contains(&from),
+            Step::Fold { from: all, phase: p, .. } => *p == phase && all.contains(&from),
             Step::Store { from: f, phase: p } => *p == phase && *f == from,
             _ => false,
         };
-        let step = chunk
-            .steps
-            .iter()
-            .position(wanted)
-            .ok_or(Unexpected("no step takes it"))?;
-        let at = Expected {
-            piece,
-            step: step as u16,
-            from,
-        };
+        let step = chunk.steps.iter().position(wanted).ok_or(Unexpected("no step takes it"))?;
+        let at = Expected { piece, step: step as u16, from };
         let state = self.state(piece);
         if step < state.pc as usize {
             return Err(Unexpected("it was received before"));
         }
         if let Step::Fold { from: all, .. } = &chunk.steps[step] {
             let target = Target::Slot { len: len as usize };
-            let folded = if step == state.pc as usize {
-                state.folded as usize
-            } else {
-                0
-            };
+            let folded = if step == state.pc as usize { state.folded as usize } else { 0 };
             let known = all[..folded].contains(&from) || self.early.iter().any(|e| e.at == at);
             if known || self.early.len() >= self.early_limit {
                 return Err(Unexpected("too early or twice"));
@@ -363,9 +346,7 @@ impl Execution {
     }
 
     fn piece_count(&self, chunk: u32) -> u32 {
-        self.schedule.chunks[chunk as usize]
-            .len
-            .div_ceil(self.piece_elements) as u32
+        self.schedule.chunks[chunk as usize].len.div_ceil(self.piece_elements) as u32
     }
 
     fn state(&self, p: PieceId) -> PieceState {
@@ -398,21 +379,13 @@ impl Execution {
     fn locate(&self, offset: u64, len: u32) -> Result<PieceId, Unexpected> {
         let size = self.dtype.size_bytes() as u64;
         let element = offset / size;
-        let after = self
-            .schedule
-            .chunks
-            .partition_point(|c| c.start <= element && c.len > 0);
-        let chunk = after
-            .checked_sub(1)
-            .ok_or(Unexpected("offset outside the tensor"))?;
+        let after = self.schedule.chunks.partition_point(|c| c.start <= element && c.len > 0);
+        let chunk = after.checked_sub(1).ok_or(Unexpected("offset outside the tensor"))?;
         let index = (element - self.schedule.chunks[chunk].start) / self.piece_elements;
         if index >= u64::from(self.piece_count(chunk as u32)) {
             return Err(Unexpected("offset outside the tensor"));
         }
-        let piece = PieceId {
-            chunk: chunk as u32,
-            index: index as u32,
-        };
+        let piece = PieceId { chunk: chunk as u32, index: index as u32 };
         let (_, expected_len) = self.range(piece, Place::Scratch(0));
         if self.wire_offset(piece) != offset || expected_len != len as usize {
             return Err(Unexpected("it is not one of the pieces"));
@@ -459,23 +432,13 @@ impl Execution {
                 }
                 Step::Send { to, phase, from } => {
                     let (offset, len) = (self.wire_offset(piece), self.range(piece, *from).1 as u32);
-                    let frame = |to: &Rank| OutFrame {
-                        to: *to,
-                        phase: *phase,
-                        offset,
-                        len,
-                        piece,
-                        place: *from,
-                    };
+                    let frame =
+                        |to: &Rank| OutFrame { to: *to, phase: *phase, offset, len, piece, place: *from };
                     self.out.extend(to.iter().map(frame));
                 }
                 Step::Fold { from, .. } => {
                     let from = from[self.state(piece).folded as usize];
-                    let at = Expected {
-                        piece,
-                        step: pc,
-                        from,
-                    };
+                    let at = Expected { piece, step: pc, from };
                     let Some(i) = self.early.iter().position(|e| e.at == at) else {
                         return;
                     };
@@ -553,37 +516,22 @@ impl Execution {
     }
 
     fn fold<M: OpMemory, K: Kernels>(&mut self, at: Expected, data: &[u8], mem: &mut M, k: &K) {
-        let Step::Fold {
-            from,
-            own,
-            into,
-            side,
-            last,
-            ..
-        } = &self.schedule.chunks[at.piece.chunk as usize].steps[at.step as usize]
+        let Step::Fold { from, own, into, side, last, .. } =
+            &self.schedule.chunks[at.piece.chunk as usize].steps[at.step as usize]
         else {
             return;
         };
         let (own, into, side, last, count) = (*own, *into, *side, *last, from.len());
         let first = self.state(at.piece).folded == 0;
         let complete = self.state(at.piece).folded as usize + 1 == count;
-        let operands = Operands {
-            own: if first { own } else { into },
-            data,
-            side,
-        };
+        let operands = Operands { own: if first { own } else { into }, data, side };
         match into {
             Place::Scratch(slot) => self.fold_into_scratch(at.piece, slot, &operands, mem, k),
             _ => self.fold_into_output(at.piece, &operands, mem, k),
         }
         if complete && last {
             let (start, len) = self.range(at.piece, Place::Output);
-            k.finalize(
-                self.dtype,
-                self.op,
-                &mut mem.output_mut()[start..start + len],
-                self.world,
-            );
+            k.finalize(self.dtype, self.op, &mut mem.output_mut()[start..start + len], self.world);
         }
         let state = self.state_mut(at.piece);
         state.folded += 1;
@@ -626,13 +574,7 @@ impl Execution {
         match operands.own {
             Place::Scratch(o) => {
                 let own = &self.scratch[o as usize][own_start..own_start + len];
-                operands.fold(
-                    self.dtype,
-                    self.op,
-                    &mut mem.output_mut()[start..start + len],
-                    own,
-                    k,
-                );
+                operands.fold(self.dtype, self.op, &mut mem.output_mut()[start..start + len], own, k);
             }
             Place::Input if !mem.in_place() => {
                 let (input, output) = mem.split();

@@ -9,9 +9,7 @@ use crate::vocabulary::{Algorithm, Collective};
 struct Wrapping;
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    bytes
-        .chunks_exact(4)
-        .map(|c| u32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
+    bytes.chunks_exact(4).map(|c| u32::from_ne_bytes([c[0], c[1], c[2], c[3]]))
 }
 
 impl Kernels for Wrapping {
@@ -79,26 +77,13 @@ struct World {
 impl World {
     fn new(f: &Fingerprint, algorithm: Algorithm, world: u32, in_place: bool, cut: Cut, seed: u64) -> Self {
         let peers = (0..world).map(|rank| {
-            let input: Vec<u8> = (0..f.count)
-                .flat_map(|i| element(rank, i).to_ne_bytes())
-                .collect();
+            let input: Vec<u8> = (0..f.count).flat_map(|i| element(rank, i).to_ne_bytes()).collect();
             let out_bytes = output_len(f, world, rank) as usize * 4;
             let backup = in_place.then(|| Backup::for_len(None, out_bytes));
-            let mem = if in_place {
-                Mem::InPlace(input)
-            } else {
-                Mem::Apart(input, vec![0xAA; out_bytes])
-            };
-            (
-                Execution::new(schedule(f, algorithm, world, rank), f, world, cut, backup),
-                mem,
-            )
+            let mem = if in_place { Mem::InPlace(input) } else { Mem::Apart(input, vec![0xAA; out_bytes]) };
+            (Execution::new(schedule(f, algorithm, world, rank), f, world, cut, backup), mem)
         });
-        let mut w = Self {
-            peers: peers.collect(),
-            wire: Vec::new(),
-            random: Seeded::new(seed),
-        };
+        let mut w = Self { peers: peers.collect(), wire: Vec::new(), random: Seeded::new(seed) };
         for rank in 0..world {
             let (e, m) = &mut w.peers[rank as usize];
             e.start(m, &Wrapping);
@@ -147,20 +132,10 @@ impl World {
 }
 
 fn fingerprint(collective: Collective, count: u64, op: ReduceOp) -> Fingerprint {
-    Fingerprint {
-        collective,
-        dtype: DataType::U32,
-        op,
-        count,
-        root: 0,
-        algorithm: None,
-    }
+    Fingerprint { collective, dtype: DataType::U32, op, count, root: 0, algorithm: None }
 }
 
-const SMALL: Cut = Cut {
-    piece_elements: 5,
-    window: 2,
-};
+const SMALL: Cut = Cut { piece_elements: 5, window: 2 };
 
 fn expected(f: &Fingerprint, world: u32, rank: Rank) -> Vec<u32> {
     let sum = |i| (0..world).fold(0u32, |s, r| s.wrapping_add(element(r, i)));
@@ -170,13 +145,9 @@ fn expected(f: &Fingerprint, world: u32, rank: Rank) -> Vec<u32> {
         Collective::AllReduce => all.map(sum).collect(),
         Collective::ReduceScatter => {
             let start = block_start(f.count, world, rank);
-            (start..start + block_len(f.count, world, rank))
-                .map(sum)
-                .collect()
+            (start..start + block_len(f.count, world, rank)).map(sum).collect()
         }
-        Collective::AllGather => (0..world)
-            .flat_map(|r| (0..f.count).map(move |i| element(r, i)))
-            .collect(),
+        Collective::AllGather => (0..world).flat_map(|r| (0..f.count).map(move |i| element(r, i))).collect(),
         Collective::Broadcast => all.map(|i| element(f.root, i)).collect(),
         Collective::Barrier => Vec::new(),
     }
@@ -187,10 +158,7 @@ fn every_collective_in_any_order_of_delivery() {
     let mut seed = 0;
     for world in 1..=6 {
         for (collective, algorithms) in [
-            (
-                Collective::AllReduce,
-                &[Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling][..],
-            ),
+            (Collective::AllReduce, &[Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling][..]),
             (Collective::ReduceScatter, &[Algorithm::Direct]),
             (Collective::AllGather, &[Algorithm::Direct, Algorithm::Ring]),
             (Collective::Broadcast, &[Algorithm::Direct]),
@@ -200,10 +168,7 @@ fn every_collective_in_any_order_of_delivery() {
                     for op in [ReduceOp::Sum, ReduceOp::Avg] {
                         seed += 1;
                         let f = fingerprint(collective, count, op);
-                        let f = Fingerprint {
-                            root: seed as u32 % world,
-                            ..f
-                        };
+                        let f = Fingerprint { root: seed as u32 % world, ..f };
                         if collective != Collective::AllReduce && op == ReduceOp::Avg {
                             continue;
                         }
@@ -270,15 +235,9 @@ fn frames_that_the_schedule_does_not_provide_for_are_refused() {
         (1, 1, 0, 20),
         (1, 1, 90, 0),
     ] {
-        assert!(
-            e.accept((from, phase, offset, len), m, &Wrapping).is_err(),
-            "{from} {phase} {offset} {len}"
-        );
+        assert!(e.accept((from, phase, offset, len), m, &Wrapping).is_err(), "{from} {phase} {offset} {len}");
     }
     let (at, _) = e.accept((1, 0, 0, 20), m, &Wrapping).unwrap();
     e.deliver(at, Some(vec![0; 20]), m, &Wrapping);
-    assert!(
-        e.accept((1, 0, 0, 20), m, &Wrapping).is_err(),
-        "the same frame twice"
-    );
+    assert!(e.accept((1, 0, 0, 20), m, &Wrapping).is_err(), "the same frame twice");
 }

@@ -25,18 +25,9 @@ pub(super) enum Activity {
         deadline: Time,
     },
     /// Those that stay report.
-    Collecting {
-        change: u64,
-        joining: Vec<SessionId>,
-        reports: BTreeMap<SessionId, Report>,
-        since: Time,
-    },
+    Collecting { change: u64, joining: Vec<SessionId>, reports: BTreeMap<SessionId, Report>, since: Time },
     /// The decision is on its way to the store.
-    Writing {
-        id: u64,
-        record: Box<GroupRecord>,
-        replaces: Epoch,
-    },
+    Writing { id: u64, record: Box<GroupRecord>, replaces: Epoch },
 }
 
 /// The verdicts of a change, and the retries so far of the attempts that are retried.
@@ -62,18 +53,9 @@ impl Master {
         self.next_change += 1;
         let change = self.next_change;
         let epoch = self.epoch_of(group);
-        self.events.push_back(MasterEvent::ChangeBegins {
-            group,
-            epoch,
-            why: why.into(),
-        });
+        self.events.push_back(MasterEvent::ChangeBegins { group, epoch, why: why.into() });
         let state = self.groups.entry(group).or_default();
-        state.activity = Activity::Collecting {
-            change,
-            joining,
-            reports: BTreeMap::new(),
-            since: now,
-        };
+        state.activity = Activity::Collecting { change, joining, reports: BTreeMap::new(), since: now };
         for session in self.stayers(group) {
             self.tell(session, MasterMessage::Prepare { change, epoch });
         }
@@ -116,11 +98,8 @@ impl Master {
         if stayers.iter().any(|s| !reports.contains_key(s)) {
             return;
         }
-        let joining: Vec<SessionId> = joining
-            .iter()
-            .filter(|s| self.sessions.contains_key(s))
-            .copied()
-            .collect();
+        let joining: Vec<SessionId> =
+            joining.iter().filter(|s| self.sessions.contains_key(s)).copied().collect();
         let all_silent = !state.removals.is_empty()
             && state
                 .removals
@@ -143,42 +122,21 @@ impl Master {
     fn decide(&self, group: PeerGroup, stayers: &[SessionId], joining: &[SessionId]) -> GroupRecord {
         let old = self.stored(group);
         let epoch = old.epoch.next();
-        let mut members: Vec<MemberRecord> = old
-            .members
-            .iter()
-            .filter(|m| stayers.contains(&m.member.session))
-            .cloned()
-            .collect();
+        let mut members: Vec<MemberRecord> =
+            old.members.iter().filter(|m| stayers.contains(&m.member.session)).cloned().collect();
         for session in joining {
             if let Some(s) = self.sessions.get(session) {
-                members.push(MemberRecord {
-                    member: s.member.clone(),
-                    key: s.key,
-                    joined: epoch,
-                });
+                members.push(MemberRecord { member: s.member.clone(), key: s.key, joined: epoch });
             }
         }
         members.sort_by_key(|m| m.member.session);
-        let removed: Vec<_> = self
-            .groups
-            .get(&group)
-            .map(|g| g.removals.clone().into_iter().collect())
-            .unwrap_or_default();
+        let removed: Vec<_> =
+            self.groups.get(&group).map(|g| g.removals.clone().into_iter().collect()).unwrap_or_default();
         let (verdicts, retries) = self.verdicts(group, stayers, &removed, &old);
         let mut changes = old.changes.clone();
-        changes.push(Change {
-            from: old.epoch,
-            removed,
-            verdicts,
-        });
+        changes.push(Change { from: old.epoch, removed, verdicts });
         self.drop_acknowledged(&mut changes, stayers);
-        GroupRecord {
-            epoch,
-            members,
-            changes,
-            retries,
-            ..old
-        }
+        GroupRecord { epoch, members, changes, retries, ..old }
     }
 
     /// Changes that every member that stays has applied need not be kept; the newest always is.
@@ -204,14 +162,8 @@ impl Master {
             Activity::Collecting { reports, .. } => reports,
             _ => &none,
         };
-        let started = reports
-            .values()
-            .flat_map(|r| r.started.iter().map(|s| (s.tag, s.n)));
-        let known = state
-            .attempts
-            .iter()
-            .filter(|(_, a)| a.committed.is_some())
-            .map(|(k, _)| *k);
+        let started = reports.values().flat_map(|r| r.started.iter().map(|s| (s.tag, s.n)));
+        let known = state.attempts.iter().filter(|(_, a)| a.committed.is_some()).map(|(k, _)| *k);
         let open: BTreeSet<(Tag, u32)> = started.chain(known).collect();
         let mut verdicts = Vec::new();
         let mut retries = BTreeMap::new();
@@ -227,11 +179,7 @@ impl Master {
             } else if differ {
                 Verdict::Failed(Failure::Mismatch { calls })
             } else {
-                let before = if n == 0 {
-                    old.retries.get(&tag).copied().unwrap_or(0)
-                } else {
-                    0
-                };
+                let before = if n == 0 { old.retries.get(&tag).copied().unwrap_or(0) } else { 0 };
                 let verdict = self.retry_or_fail((tag, n), group, reports, lost, before);
                 if verdict == Verdict::Retry {
                     retries.insert(tag, before + u32::from(!lost.is_empty()));
@@ -252,15 +200,10 @@ impl Master {
         retries: u32,
     ) -> Verdict {
         let state = self.groups.get(&group);
-        let mut started = reports
-            .values()
-            .flat_map(|r| &r.started)
-            .filter(|s| (s.tag, s.n) == (tag, n));
+        let mut started = reports.values().flat_map(|r| &r.started).filter(|s| (s.tag, s.n) == (tag, n));
         let restorable = started.all(|s| s.restorable);
         let has_started = |s: &SessionId| {
-            reports
-                .get(s)
-                .is_some_and(|r| r.started.iter().any(|a| (a.tag, a.n) == (tag, n)))
+            reports.get(s).is_some_and(|r| r.started.iter().any(|a| (a.tag, a.n) == (tag, n)))
         };
         let lost = lost.to_vec();
         if state.is_some_and(|g| g.timed_out.contains(&(tag, n))) {
@@ -268,9 +211,7 @@ impl Master {
             return Verdict::Failed(Failure::TimedOut { missing });
         }
         if state.is_some_and(|g| g.deadlocked.contains(&(tag, n))) {
-            return Verdict::Failed(Failure::Deadlock {
-                waits: self.waits(group),
-            });
+            return Verdict::Failed(Failure::Deadlock { waits: self.waits(group) });
         }
         let by_caller = self.config.settings.recovery == Recovery::ByCaller && !lost.is_empty();
         if by_caller || !restorable {
@@ -302,10 +243,7 @@ impl Master {
 
     fn writing(&self, id: u64) -> Option<PeerGroup> {
         let writes = |a: &Activity| matches!(a, Activity::Writing { id: i, .. } if *i == id);
-        self.groups
-            .iter()
-            .find(|(_, g)| writes(&g.activity))
-            .map(|(group, _)| *group)
+        self.groups.iter().find(|(_, g)| writes(&g.activity)).map(|(group, _)| *group)
     }
 
     /// The decision stands: now it may be told.
@@ -359,12 +297,7 @@ impl Master {
             }
         }
         let world = self.stored(group).members.len() as u32;
-        self.events.push_back(MasterEvent::EpochChanged {
-            group,
-            epoch,
-            world,
-            verdicts: counts,
-        });
+        self.events.push_back(MasterEvent::EpochChanged { group, epoch, world, verdicts: counts });
     }
 
     /// After an epoch change, or when a newcomer came: what is there to do?
@@ -392,18 +325,9 @@ impl Master {
         if !state.is_member || applied >= stored.epoch {
             return;
         }
-        let joined = stored
-            .members
-            .iter()
-            .find(|m| m.member.session == session)
-            .map(|m| m.joined);
+        let joined = stored.members.iter().find(|m| m.member.session == session).map(|m| m.joined);
         let from = joined.unwrap_or_default().max(applied);
-        let changes = stored
-            .changes
-            .iter()
-            .filter(|c| c.from >= from)
-            .cloned()
-            .collect();
+        let changes = stored.changes.iter().filter(|c| c.from >= from).cloned().collect();
         let view = self.view(&stored);
         self.tell(session, MasterMessage::EpochChange { changes, view });
     }
@@ -431,8 +355,7 @@ impl Master {
         if self.writing(id).is_none() {
             return;
         }
-        self.events
-            .push_back(MasterEvent::StoreTrouble { why: why.into() });
+        self.events.push_back(MasterEvent::StoreTrouble { why: why.into() });
         self.actions.push_back(Action::Store(StoreRequest::Read { id }));
     }
 
@@ -452,13 +375,7 @@ impl Master {
         if stored.epoch == *replaces {
             // It did not take effect: the same write again.
             let (term, replaces, record) = (self.record.term, *replaces, record.clone());
-            self.actions.push_back(Action::Store(StoreRequest::Write {
-                id,
-                term,
-                group,
-                replaces,
-                record,
-            }));
+            self.actions.push_back(Action::Store(StoreRequest::Write { id, term, group, replaces, record }));
             return;
         }
         // Another epoch in our term, not written by us: the store is not the one we know.
@@ -467,14 +384,6 @@ impl Master {
 }
 
 fn calls(reports: &BTreeMap<SessionId, Report>, tag: Tag, n: u32) -> Vec<(SessionId, Fingerprint)> {
-    let started = |r: &Report| {
-        r.started
-            .iter()
-            .find(|s| (s.tag, s.n) == (tag, n))
-            .map(|s| s.fingerprint)
-    };
-    reports
-        .iter()
-        .filter_map(|(session, r)| Some((*session, started(r)?)))
-        .collect()
+    let started = |r: &Report| r.started.iter().find(|s| (s.tag, s.n) == (tag, n)).map(|s| s.fingerprint);
+    reports.iter().filter_map(|(session, r)| Some((*session, started(r)?))).collect()
 }

@@ -21,13 +21,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     pub(super) fn new(now: Time) -> Self {
-        Self {
-            promised: BTreeSet::new(),
-            digest: None,
-            fingerprint: None,
-            since: now,
-            committed: None,
-        }
+        Self { promised: BTreeSet::new(), digest: None, fingerprint: None, since: now, committed: None }
     }
 }
 
@@ -56,10 +50,7 @@ impl Master {
     /// A member has heard *committed* from an earlier master.
     pub(super) fn committed_before(&mut self, now: Time, group: PeerGroup, name: AttemptName) {
         let state = self.groups.entry(group).or_default();
-        let attempt = state
-            .attempts
-            .entry((name.tag, name.n))
-            .or_insert_with(|| Attempt::new(now));
+        let attempt = state.attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(now));
         if attempt.committed.is_none() {
             self.commit(group, name);
         }
@@ -119,9 +110,7 @@ impl Master {
             && closed > state.closed
         {
             state.closed = closed;
-            state
-                .attempts
-                .retain(|_, a| a.committed.is_none_or(|number| number > closed));
+            state.attempts.retain(|_, a| a.committed.is_none_or(|number| number > closed));
         }
     }
 

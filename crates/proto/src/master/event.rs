@@ -111,22 +111,14 @@ impl fmt::Display for MasterEvent {
             Self::Detached { session } => write!(f, "the connection of peer {session} ended"),
             Self::Removed { session, why } => write!(f, "peer {session} is out: {why}"),
             Self::ChangeBegins { group, epoch, why } => write!(f, "group {group}: epoch {epoch} ends: {why}"),
-            Self::EpochChanged {
-                group,
-                epoch,
-                world,
-                verdicts: (committed, retried, failed),
-            } => write!(
+            Self::EpochChanged { group, epoch, world, verdicts: (committed, retried, failed) } => write!(
                 f,
                 "group {group}: epoch {epoch} with {world} members; of the ops in flight {committed} committed, \
                  {retried} begin again, {failed} failed"
             ),
             Self::HearsNobody => f.write_str("no peer is heard: nobody is judged until somebody is"),
             Self::WasStopped { late_ms } => {
-                write!(
-                    f,
-                    "this process was stopped for {late_ms} ms: everybody gets a new timeout"
-                )
+                write!(f, "this process was stopped for {late_ms} ms: everybody gets a new timeout")
             }
         }
     }

@@ -55,13 +55,7 @@ impl Master {
             };
             state.vote = None;
             state.vote_result = Some((vote.number, outcome.clone()));
-            self.tell(
-                session,
-                MasterMessage::VoteEnded {
-                    number: vote.number,
-                    outcome: outcome.clone(),
-                },
-            );
+            self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome: outcome.clone() });
         }
     }
 
@@ -71,11 +65,7 @@ impl Master {
         let joined = stored.members.iter().any(|m| m.joined == stored.epoch);
         if joined {
             let pending = self.newcomers(group).len() as u32;
-            self.end_votes(
-                group,
-                |k| k == VoteKind::UpdateTopology,
-                &VoteOutcome::Decided { pending },
-            );
+            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &VoteOutcome::Decided { pending });
         }
     }
 
@@ -83,19 +73,8 @@ impl Master {
     pub(super) fn waits(&self, group: PeerGroup) -> Vec<(SessionId, String)> {
         let wait = |s: &SessionId| {
             let state = self.sessions.get(s)?;
-            let op = state
-                .waits
-                .iter()
-                .next()
-                .map(|((tag, _), (_, call))| format!("tag {tag}: {call}"));
-            Some((
-                *s,
-                state
-                    .vote
-                    .map(|v| v.kind.to_string())
-                    .or(op)
-                    .unwrap_or_else(|| "nothing".into()),
-            ))
+            let op = state.waits.iter().next().map(|((tag, _), (_, call))| format!("tag {tag}: {call}"));
+            Some((*s, state.vote.map(|v| v.kind.to_string()).or(op).unwrap_or_else(|| "nothing".into())))
         };
         self.stayers(group).iter().filter_map(wait).collect()
     }
@@ -152,46 +131,24 @@ impl Master {
         let join = self.next_change;
         let timeout_ms = self.config.link_timeout_ms;
         let infos = |of: &[SessionId]| -> Vec<Member> {
-            of.iter()
-                .filter_map(|s| self.sessions.get(s).map(|s| s.member.clone()))
-                .collect()
+            of.iter().filter_map(|s| self.sessions.get(s).map(|s| s.member.clone())).collect()
         };
         let (new, old) = (infos(&newcomers), infos(&members));
         let everybody: Vec<Member> = old.iter().chain(&new).cloned().collect();
         for session in &members {
             let peers = new.clone();
-            self.tell(
-                *session,
-                MasterMessage::Introduce {
-                    join,
-                    peers,
-                    timeout_ms,
-                },
-            );
+            self.tell(*session, MasterMessage::Introduce { join, peers, timeout_ms });
         }
         for session in &newcomers {
             let peers = everybody.clone();
-            self.tell(
-                *session,
-                MasterMessage::Introduce {
-                    join,
-                    peers,
-                    timeout_ms,
-                },
-            );
+            self.tell(*session, MasterMessage::Introduce { join, peers, timeout_ms });
         }
         let waiting = members.into_iter().chain(newcomers.iter().copied()).collect();
         let patience =
             Duration::from_millis(u64::from(timeout_ms)) + self.config.settings.heartbeat_timeout();
         let deadline = now + patience;
         if let Some(state) = self.groups.get_mut(&group) {
-            state.activity = Activity::Linking {
-                join,
-                newcomers,
-                waiting,
-                down: Vec::new(),
-                deadline,
-            };
+            state.activity = Activity::Linking { join, newcomers, waiting, down: Vec::new(), deadline };
         }
     }
 
@@ -208,12 +165,7 @@ impl Master {
         let Some(state) = self.groups.get_mut(&group) else {
             return;
         };
-        if let Activity::Linking {
-            join: j,
-            waiting,
-            down,
-            ..
-        } = &mut state.activity
+        if let Activity::Linking { join: j, waiting, down, .. } = &mut state.activity
             && *j == join
             && waiting.remove(&session)
         {
@@ -224,9 +176,8 @@ impl Master {
 
     /// A newcomer has died or left while links were made.
     pub(super) fn newcomer_gone(&mut self, now: Time, group: PeerGroup, session: SessionId) {
-        if let Some(Activity::Linking {
-            newcomers, waiting, ..
-        }) = self.groups.get_mut(&group).map(|g| &mut g.activity)
+        if let Some(Activity::Linking { newcomers, waiting, .. }) =
+            self.groups.get_mut(&group).map(|g| &mut g.activity)
         {
             newcomers.retain(|s| *s != session);
             waiting.remove(&session);
@@ -240,28 +191,16 @@ impl Master {
         let Some(state) = self.groups.get_mut(&group) else {
             return;
         };
-        let Activity::Linking {
-            newcomers,
-            waiting,
-            down,
-            deadline,
-            ..
-        } = &mut state.activity
-        else {
+        let Activity::Linking { newcomers, waiting, down, deadline, .. } = &mut state.activity else {
             return;
         };
-        let answers_owed = waiting
-            .iter()
-            .any(|s| stayers.contains(s) || newcomers.contains(s));
+        let answers_owed = waiting.iter().any(|s| stayers.contains(s) || newcomers.contains(s));
         if answers_owed && now < *deadline {
             return;
         }
         let failed = unreachable(newcomers, &stayers, waiting, down);
-        let joining: Vec<SessionId> = newcomers
-            .iter()
-            .filter(|s| !failed.iter().any(|(f, _)| f == *s))
-            .copied()
-            .collect();
+        let joining: Vec<SessionId> =
+            newcomers.iter().filter(|s| !failed.iter().any(|(f, _)| f == *s)).copied().collect();
         state.activity = Activity::Idle;
         for (session, why) in failed {
             self.tell(session, MasterMessage::TurnedAway { why: why.clone() });
@@ -270,11 +209,7 @@ impl Master {
         let removals = self.groups.get(&group).is_some_and(|g| !g.removals.is_empty());
         if joining.is_empty() && !removals {
             let pending = self.newcomers(group).len() as u32;
-            self.end_votes(
-                group,
-                |k| k == VoteKind::UpdateTopology,
-                &VoteOutcome::Decided { pending },
-            );
+            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &VoteOutcome::Decided { pending });
             return;
         }
         let why = format!("{} newcomers join", joining.len());
@@ -297,10 +232,7 @@ fn unreachable(
         }
     };
     for session in newcomers.iter().filter(|s| silent.contains(s)) {
-        add(
-            *session,
-            "it did not say in time which members it can reach".into(),
-        );
+        add(*session, "it did not say in time which members it can reach".into());
     }
     for (from, to, why) in down {
         let blamed = match (newcomers.contains(from), newcomers.contains(to)) {
@@ -309,10 +241,7 @@ fn unreachable(
             (false, true) => *to,
             _ => continue,
         };
-        add(
-            blamed,
-            format!("peers {from} and {to} cannot connect to each other: {why}"),
-        );
+        add(blamed, format!("peers {from} and {to} cannot connect to each other: {why}"));
     }
     failed
 }

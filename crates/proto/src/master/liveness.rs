@@ -25,13 +25,7 @@ const STRANGER_TIMEOUT_MS: u128 = 5000;
 
 impl Liveness {
     pub(super) fn new(now: Time) -> Self {
-        Self {
-            tick_at: now,
-            last_tick: now,
-            grace_until: now,
-            hears_nobody: false,
-            probes: BTreeMap::new(),
-        }
+        Self { tick_at: now, last_tick: now, grace_until: now, hears_nobody: false, probes: BTreeMap::new() }
     }
 
     pub(super) fn tick_at(&self) -> Time {
@@ -67,10 +61,7 @@ impl Master {
 
     pub(super) fn probe_answered(&mut self, conn: ConnId) {
         if self.liveness.probes.remove(&conn).is_some() {
-            self.actions.push_back(Action::Close {
-                conn,
-                last: Vec::new(),
-            });
+            self.actions.push_back(Action::Close { conn, last: Vec::new() });
         }
     }
 
@@ -116,10 +107,8 @@ impl Master {
 
     fn drop_slow_strangers(&mut self, now: Time) {
         while let Some(conn) = self.strangers.front().copied() {
-            let slow = self
-                .conns
-                .get(&conn)
-                .is_none_or(|c| now.since(c.opened).as_millis() > STRANGER_TIMEOUT_MS);
+            let slow =
+                self.conns.get(&conn).is_none_or(|c| now.since(c.opened).as_millis() > STRANGER_TIMEOUT_MS);
             if !slow {
                 return;
             }
@@ -130,12 +119,8 @@ impl Master {
 
     fn ping_silent(&mut self, now: Time, settings: &RunSettings) {
         let quiet = 2 * settings.heartbeat_interval();
-        let silent: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| now.since(s.heard) >= quiet)
-            .map(|(id, _)| *id)
-            .collect();
+        let silent: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, s)| now.since(s.heard) >= quiet).map(|(id, _)| *id).collect();
         for session in silent {
             self.tell(session, MasterMessage::Ping);
         }
@@ -188,19 +173,10 @@ impl Master {
         {
             return;
         }
-        let missing: Vec<SessionId> = self
-            .stayers(group)
-            .into_iter()
-            .filter(|s| !reports.contains_key(s))
-            .collect();
+        let missing: Vec<SessionId> =
+            self.stayers(group).into_iter().filter(|s| !reports.contains_key(s)).collect();
         for session in missing {
-            self.remove(
-                now,
-                session,
-                Removal::NotAttached {
-                    for_ms: waited.as_millis() as u64,
-                },
-            );
+            self.remove(now, session, Removal::NotAttached { for_ms: waited.as_millis() as u64 });
         }
     }
 
@@ -221,9 +197,7 @@ impl Master {
             return;
         };
         // The others have an interval or two to report theirs.
-        let ripe = state
-            .broken_since
-            .is_some_and(|at| now.since(at) >= 2 * settings.heartbeat_interval());
+        let ripe = state.broken_since.is_some_and(|at| now.since(at) >= 2 * settings.heartbeat_interval());
         if !ripe || !self.is_idle(group) {
             return;
         }
@@ -231,12 +205,7 @@ impl Master {
             let quiet = 3 * settings.heartbeat_interval();
             self.sessions.get(s).is_some_and(|s| now.since(s.heard) <= quiet)
         };
-        let pairs: Vec<_> = state
-            .broken
-            .iter()
-            .filter(|(a, b)| alive(a) && alive(b))
-            .copied()
-            .collect();
+        let pairs: Vec<_> = state.broken.iter().filter(|(a, b)| alive(a) && alive(b)).copied().collect();
         let mut counts: BTreeMap<SessionId, usize> = BTreeMap::new();
         for (a, b) in &pairs {
             *counts.entry(*a).or_default() += 1;
@@ -266,20 +235,14 @@ impl Master {
             return;
         }
         let heard = |s: &SessionId| self.sessions.get(s).map_or(now, |s| s.heard);
-        if members
-            .iter()
-            .any(|s| now.since(heard(s)) <= settings.master_timeout())
-        {
+        if members.iter().any(|s| now.since(heard(s)) <= settings.master_timeout()) {
             return;
         }
         let joining = self.newcomers(group);
         for session in members {
             let for_ms = now.since(heard(&session)).as_millis() as u64;
             let why = Removal::Silent { for_ms };
-            self.events.push_back(MasterEvent::Removed {
-                session,
-                why: why.clone(),
-            });
+            self.events.push_back(MasterEvent::Removed { session, why: why.clone() });
             if let Some(state) = self.groups.get_mut(&group) {
                 state.removals.insert(session, why);
             }
@@ -302,12 +265,7 @@ impl Master {
         };
         let late =
             |a: &super::commit::Attempt| a.committed.is_none() && now.since(a.since).as_millis() > limit_ms;
-        let overdue: Vec<_> = state
-            .attempts
-            .iter()
-            .filter(|(_, a)| late(a))
-            .map(|(k, _)| *k)
-            .collect();
+        let overdue: Vec<_> = state.attempts.iter().filter(|(_, a)| late(a)).map(|(k, _)| *k).collect();
         if !overdue.is_empty() {
             state.timed_out.extend(overdue);
             self.begin_change(now, group, "op_timeout passed");

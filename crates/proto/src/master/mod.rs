@@ -196,10 +196,7 @@ impl Master {
         self.next_store += 1;
         let id = self.next_store;
         self.taking_term = Some(id);
-        self.actions.push_back(Action::Store(StoreRequest::TakeTerm {
-            id,
-            new_run: self.config.new_run,
-        }));
+        self.actions.push_back(Action::Store(StoreRequest::TakeTerm { id, new_run: self.config.new_run }));
     }
 
     /// The store has answered.
@@ -229,19 +226,10 @@ impl Master {
             self.groups.entry(*group).or_default();
             for m in &stored.members {
                 let state = SessionState::new(now, *group, m.key, m.member.clone());
-                self.sessions.insert(
-                    m.member.session,
-                    SessionState {
-                        is_member: true,
-                        ..state
-                    },
-                );
+                self.sessions.insert(m.member.session, SessionState { is_member: true, ..state });
             }
         }
-        self.events.push_back(MasterEvent::Active {
-            term: self.record.term,
-            members: self.members() as u32,
-        });
+        self.events.push_back(MasterEvent::Active { term: self.record.term, members: self.members() as u32 });
     }
 
     /// Another master has a newer term: from now on this one decides nothing.
@@ -250,10 +238,7 @@ impl Master {
             return;
         }
         self.authority = Authority::Deposed;
-        self.events.push_back(MasterEvent::Deposed {
-            term: self.record.term,
-            newer,
-        });
+        self.events.push_back(MasterEvent::Deposed { term: self.record.term, newer });
         let conns: Vec<ConnId> = self.conns.keys().copied().collect();
         for conn in conns {
             self.send(conn, MasterMessage::NotActive { active: None });
@@ -268,41 +253,26 @@ impl Master {
     }
 
     fn epoch_of(&self, group: PeerGroup) -> Epoch {
-        self.record
-            .groups
-            .get(&group)
-            .map_or(Epoch::default(), |g| g.epoch)
+        self.record.groups.get(&group).map_or(Epoch::default(), |g| g.epoch)
     }
 
     /// The members of a group that shall stay.
     fn stayers(&self, group: PeerGroup) -> Vec<SessionId> {
         let removals = self.groups.get(&group).map(|g| &g.removals);
         let stays = |s: &SessionId| !removals.is_some_and(|r| r.contains_key(s));
-        let members = self
-            .record
-            .groups
-            .get(&group)
-            .map(|g| &g.members[..])
-            .unwrap_or_default();
+        let members = self.record.groups.get(&group).map(|g| &g.members[..]).unwrap_or_default();
         members.iter().map(|m| m.member.session).filter(stays).collect()
     }
 
     /// Registered peers of a group that are not members, by age.
     fn newcomers(&self, group: PeerGroup) -> Vec<SessionId> {
         let waits = |s: &SessionState| s.group == group && !s.is_member && s.conn.is_some();
-        self.sessions
-            .iter()
-            .filter(|(_, s)| waits(s))
-            .map(|(id, _)| *id)
-            .collect()
+        self.sessions.iter().filter(|(_, s)| waits(s)).map(|(id, _)| *id).collect()
     }
 
     fn send(&mut self, conn: ConnId, message: MasterMessage) {
         if let Some(state) = self.conns.get_mut(&conn) {
-            state.stream.push(&FromMaster {
-                term: self.record.term,
-                message,
-            });
+            state.stream.push(&FromMaster { term: self.record.term, message });
             self.writable.insert(conn);
         }
     }
@@ -334,10 +304,7 @@ impl Master {
             Ok(message) => message,
             Err(why) => {
                 let from = state.from;
-                self.events.push_back(MasterEvent::ConnectionRefused {
-                    from,
-                    why: why.to_string(),
-                });
+                self.events.push_back(MasterEvent::ConnectionRefused { from, why: why.to_string() });
                 self.drop_conn(conn);
                 self.conn_lost(now, conn);
                 None
@@ -370,15 +337,7 @@ impl Machine for Master {
     fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId> {
         let conn = self.new_conn();
         let stream = ControlStream::new(MAX_STRANGER_BYTES);
-        self.conns.insert(
-            conn,
-            Conn {
-                from,
-                stream,
-                session: None,
-                opened: now,
-            },
-        );
+        self.conns.insert(conn, Conn { from, stream, session: None, opened: now });
         self.strangers.push_back(conn);
         if self.strangers.len() > MAX_STRANGERS
             && let Some(oldest) = self.strangers.pop_front()
@@ -447,14 +406,8 @@ impl Machine for Master {
         }
         if self.sessions.contains_key(&beat.session) {
             self.heard_from(now, beat.session);
-            let answer = Heartbeat {
-                term: self.record.term,
-                ..beat
-            };
-            self.actions.push_back(Action::Datagram {
-                to: from,
-                bytes: answer.encode(),
-            });
+            let answer = Heartbeat { term: self.record.term, ..beat };
+            self.actions.push_back(Action::Datagram { to: from, bytes: answer.encode() });
         }
     }
 

@@ -26,39 +26,16 @@ impl Master {
             _ if self.authority != Authority::Active => {
                 self.send(conn, MasterMessage::NotActive { active: None });
             }
-            (
-                ToMaster::Hello {
-                    group,
-                    addr,
-                    site,
-                    ended,
-                    expects,
-                },
-                None,
-            ) => {
+            (ToMaster::Hello { group, addr, site, ended, expects }, None) => {
                 self.register(now, conn, (group, addr, site), ended, &expects);
             }
-            (
-                ToMaster::Attach {
-                    group,
-                    session,
-                    term,
-                    report,
-                    vote,
-                },
-                None,
-            ) => {
+            (ToMaster::Attach { group, session, term, report, vote }, None) => {
                 self.attach(now, conn, group, (session, term, &report, vote));
             }
             (message, Some(session)) => self.handle_member(now, conn, session, message),
             (_, None) => {
                 let what = "a message before hello or attach".to_owned();
-                self.send(
-                    conn,
-                    MasterMessage::Refused {
-                        why: Refusal::Protocol { what },
-                    },
-                );
+                self.send(conn, MasterMessage::Refused { why: Refusal::Protocol { what } });
                 self.drop_conn(conn);
             }
         }
@@ -79,19 +56,11 @@ impl Master {
             }
             ToMaster::Mismatch { name } => {
                 if name.epoch == self.epoch_of(group) {
-                    self.groups
-                        .entry(group)
-                        .or_default()
-                        .mismatched
-                        .insert((name.tag, name.n));
+                    self.groups.entry(group).or_default().mismatched.insert((name.tag, name.n));
                     self.begin_change(now, group, "peers called different ops by the same tag");
                 }
             }
-            ToMaster::Waiting {
-                name,
-                fingerprint,
-                for_ms,
-            } => {
+            ToMaster::Waiting { name, fingerprint, for_ms } => {
                 self.waiting(now, session, name, fingerprint, for_ms);
             }
             ToMaster::Vote(vote) => self.voted(now, session, vote),
@@ -121,17 +90,12 @@ impl Master {
         } else if self.sessions.len() >= limit as usize {
             Some(Refusal::Full { limit })
         } else if site.len() > 256 {
-            Some(Refusal::Protocol {
-                what: "a site label of more than 256 bytes".into(),
-            })
+            Some(Refusal::Protocol { what: "a site label of more than 256 bytes".into() })
         } else {
             None
         };
         if let Some(why) = refusal {
-            self.events.push_back(MasterEvent::ConnectionRefused {
-                from,
-                why: why.to_string(),
-            });
+            self.events.push_back(MasterEvent::ConnectionRefused { from, why: why.to_string() });
             self.send(conn, MasterMessage::Refused { why });
             return self.drop_conn(conn);
         }
@@ -140,43 +104,17 @@ impl Master {
         }
         self.next_session += 1;
         let id = SessionId::new(self.record.term, self.next_session);
-        let session = Session {
-            id,
-            key: self.random.next_u64(),
-        };
+        let session = Session { id, key: self.random.next_u64() };
         let addr = reachable(addr, from.ip());
-        let member = Member {
-            session: id,
-            addr,
-            site,
-        };
+        let member = Member { session: id, addr, site };
         let state = SessionState::new(now, group, session.key, member);
-        self.sessions.insert(
-            id,
-            SessionState {
-                conn: Some(conn),
-                detached: None,
-                ..state
-            },
-        );
+        self.sessions.insert(id, SessionState { conn: Some(conn), detached: None, ..state });
         self.trust_conn(conn, id);
         self.groups.entry(group).or_default();
-        self.events.push_back(MasterEvent::Registered {
-            session: id,
-            group,
-            addr,
-        });
+        self.events.push_back(MasterEvent::Registered { session: id, group, addr });
         let members = self.stored(group).members.len() as u32;
         let (run, settings) = (self.record.run, self.config.settings.clone());
-        self.send(
-            conn,
-            MasterMessage::Registered {
-                session,
-                run,
-                settings,
-                members,
-            },
-        );
+        self.send(conn, MasterMessage::Registered { session, run, settings, members });
         self.go_on(now, group);
     }
 
@@ -205,21 +143,12 @@ impl Master {
         if term > self.record.term {
             return self.depose(term);
         }
-        let known = self
-            .sessions
-            .get(&session.id)
-            .is_some_and(|s| s.key == session.key && s.group == group);
-        let removed = self
-            .groups
-            .get(&group)
-            .is_some_and(|g| g.removals.contains_key(&session.id));
+        let known = self.sessions.get(&session.id).is_some_and(|s| s.key == session.key && s.group == group);
+        let removed = self.groups.get(&group).is_some_and(|g| g.removals.contains_key(&session.id));
         if !known || removed {
             return self.turn_back(now, conn, session.id, report.epoch);
         }
-        let old = self
-            .sessions
-            .get_mut(&session.id)
-            .and_then(|s| s.conn.replace(conn));
+        let old = self.sessions.get_mut(&session.id).and_then(|s| s.conn.replace(conn));
         if let Some(old) = old.filter(|c| *c != conn) {
             self.drop_conn(old);
         }
@@ -232,8 +161,7 @@ impl Master {
         state.applied = report.epoch;
         state.acked = 0;
         state.waits.clear();
-        self.events
-            .push_back(MasterEvent::Attached { session: session.id });
+        self.events.push_back(MasterEvent::Attached { session: session.id });
         self.read_report(now, group, session.id, report);
         self.repeat_verdicts(group, session.id);
         let heard = self.groups.get(&group).map_or(0, |g| g.heard);
@@ -260,44 +188,25 @@ impl Master {
             return;
         }
         for (tag, n) in &report.committed {
-            self.committed_before(
-                now,
-                group,
-                AttemptName {
-                    epoch,
-                    tag: *tag,
-                    n: *n,
-                },
-            );
+            self.committed_before(now, group, AttemptName { epoch, tag: *tag, n: *n });
         }
         for started in report.started.iter().filter(|s| s.done) {
-            let name = AttemptName {
-                epoch,
-                tag: started.tag,
-                n: started.n,
-            };
+            let name = AttemptName { epoch, tag: started.tag, n: started.n };
             self.promise(now, session, name, started.fingerprint.digest());
         }
     }
 
     fn turn_back(&mut self, now: Time, conn: ConnId, session: SessionId, epoch: Epoch) {
-        let removed = self
-            .groups
-            .values()
-            .find_map(|g| g.removals.get(&session).cloned());
+        let removed = self.groups.values().find_map(|g| g.removals.get(&session).cloned());
         let message = match (removed, self.ended.get(&session)) {
             (Some(why), _) => MasterMessage::Expelled { why, ago_ms: 0 },
-            (None, Some((why, at))) => MasterMessage::Expelled {
-                why: why.clone(),
-                ago_ms: now.since(*at).as_millis() as u64,
-            },
-            (None, None) if epoch == Epoch::default() => MasterMessage::Refused {
-                why: Refusal::UnknownSession,
-            },
-            (None, None) => MasterMessage::Expelled {
-                why: Removal::Forgotten,
-                ago_ms: 0,
-            },
+            (None, Some((why, at))) => {
+                MasterMessage::Expelled { why: why.clone(), ago_ms: now.since(*at).as_millis() as u64 }
+            }
+            (None, None) if epoch == Epoch::default() => {
+                MasterMessage::Refused { why: Refusal::UnknownSession }
+            }
+            (None, None) => MasterMessage::Expelled { why: Removal::Forgotten, ago_ms: 0 },
         };
         self.send(conn, message);
         self.drop_conn(conn);
@@ -314,9 +223,7 @@ impl Master {
             return;
         }
         let attempts = &mut self.groups.entry(group).or_default().attempts;
-        let attempt = attempts
-            .entry((name.tag, name.n))
-            .or_insert_with(|| Attempt::new(since));
+        let attempt = attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(since));
         attempt.fingerprint = Some(f);
         self.end_deadlock(now, group);
     }
@@ -345,10 +252,7 @@ impl Master {
         if entry.removals.contains_key(&session) {
             return;
         }
-        self.events.push_back(MasterEvent::Removed {
-            session,
-            why: why.clone(),
-        });
+        self.events.push_back(MasterEvent::Removed { session, why: why.clone() });
         if state.is_member {
             let text = format!("peer {session}: {why}");
             entry.removals.insert(session, why);
@@ -368,10 +272,7 @@ impl Master {
             let message = if state.leaving {
                 MasterMessage::Goodbye
             } else {
-                MasterMessage::Expelled {
-                    why: why.clone(),
-                    ago_ms: 0,
-                }
+                MasterMessage::Expelled { why: why.clone(), ago_ms: 0 }
             };
             self.send(conn, message);
             self.drop_conn(conn);
@@ -402,17 +303,11 @@ impl Master {
 
     /// Whether the group may begin something new.
     pub(super) fn is_idle(&self, group: PeerGroup) -> bool {
-        self.groups
-            .get(&group)
-            .is_none_or(|g| matches!(g.activity, Activity::Idle))
+        self.groups.get(&group).is_none_or(|g| matches!(g.activity, Activity::Idle))
     }
 }
 
 /// An unspecified address stands for the one that the connection comes from.
 fn reachable(addr: SocketAddr, from: IpAddr) -> SocketAddr {
-    if addr.ip().is_unspecified() {
-        SocketAddr::new(from, addr.port())
-    } else {
-        addr
-    }
+    if addr.ip().is_unspecified() { SocketAddr::new(from, addr.port()) } else { addr }
 }

@@ -8,10 +8,7 @@ use crate::message::{GroupStatus, OpStatus, PeerStatus, Status};
 impl Master {
     /// State of the run.
     pub fn status(&self, now: Time) -> Status {
-        let groups = self
-            .groups
-            .iter()
-            .map(|(group, state)| self.group_status(now, *group, state));
+        let groups = self.groups.iter().map(|(group, state)| self.group_status(now, *group, state));
         Status {
             run: format!("{:032x}", self.record.run.0),
             term: self.record.term.0,
@@ -21,13 +18,8 @@ impl Master {
 
     fn group_status(&self, now: Time, group: PeerGroup, state: &Group) -> GroupStatus {
         let stored = self.stored(group);
-        let rank = |s: &SessionId| {
-            stored
-                .members
-                .iter()
-                .position(|m| m.member.session == *s)
-                .map(|r| r as u32)
-        };
+        let rank =
+            |s: &SessionId| stored.members.iter().position(|m| m.member.session == *s).map(|r| r as u32);
         let peers = self.sessions.iter().filter(|(_, s)| s.group == group);
         GroupStatus {
             group: group.0,
@@ -64,20 +56,11 @@ impl Master {
         match activity {
             Activity::Idle => String::new(),
             Activity::Linking { waiting, .. } => {
-                format!(
-                    "newcomers connect; waiting for peers {}",
-                    names(&mut waiting.iter().copied())
-                )
+                format!("newcomers connect; waiting for peers {}", names(&mut waiting.iter().copied()))
             }
             Activity::Collecting { reports, .. } => {
-                let mut missing = self
-                    .stayers(group)
-                    .into_iter()
-                    .filter(|s| !reports.contains_key(s));
-                format!(
-                    "the epoch changes; waiting for the reports of peers {}",
-                    names(&mut missing)
-                )
+                let mut missing = self.stayers(group).into_iter().filter(|s| !reports.contains_key(s));
+                format!("the epoch changes; waiting for the reports of peers {}", names(&mut missing))
             }
             Activity::Writing { .. } => "the epoch changes; waiting for the store".into(),
         }

@@ -116,9 +116,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             let last = self.control.transmit_buffer().to_vec();
             self.close_conn(conn, last);
         }
-        self.control.state = State::Away {
-            dial_at: Time(u64::MAX),
-        };
+        self.control.state = State::Away { dial_at: Time(u64::MAX) };
     }
 
     pub(super) fn control_connected(&mut self, now: Time) {
@@ -157,11 +155,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             })
         });
         let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
-        Report {
-            epoch,
-            started: started.collect(),
-            committed: committed.collect(),
-        }
+        Report { epoch, started: started.collect(), committed: committed.collect() }
     }
 
     pub(super) fn control_closed(&mut self, now: Time, why: &Closed) {
@@ -192,11 +186,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         let backoff = (MIN_BACKOFF * 2u32.saturating_pow(self.control.failures.min(10))).min(MAX_BACKOFF);
         let jitter = self.random.below(backoff.as_micros() as u64 + 1);
-        let wait = if at_once {
-            Duration::ZERO
-        } else {
-            Duration::from_micros(jitter)
-        };
+        let wait = if at_once { Duration::ZERO } else { Duration::from_micros(jitter) };
         self.control.state = State::Away { dial_at: now + wait };
     }
 
@@ -237,10 +227,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             term: self.term,
             sequence: self.control.sequence,
         };
-        self.actions.push_back(Action::Datagram {
-            to,
-            bytes: beat.encode(),
-        });
+        self.actions.push_back(Action::Datagram { to, bytes: beat.encode() });
         let quiet = now.since(self.control.heard) >= 2 * self.settings.heartbeat_interval();
         if quiet && self.control.is_attached() {
             self.tell_master(&ToMaster::Ping);
@@ -253,11 +240,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         // A greeting is answered by a thread that may be starved for a moment; a dial by the network alone.
         let patience = self.settings.heartbeat_timeout().max(Duration::from_millis(500));
         if connected && silent > patience {
-            self.away(
-                now,
-                false,
-                &format!("nothing was heard from it for {} ms", silent.as_millis()),
-            );
+            self.away(now, false, &format!("nothing was heard from it for {} ms", silent.as_millis()));
         }
         if let Some(since) = self.control.lost_since
             && self.view.is_some()
@@ -297,10 +280,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     fn handle_master(&mut self, now: Time, FromMaster { term, message }: FromMaster) {
         if term < self.term {
-            let why = format!(
-                "a master of term {term} answered, but term {} has begun",
-                self.term
-            );
+            let why = format!("a master of term {term} answered, but term {} has begun", self.term);
             self.away(now, false, &why);
             return;
         }
@@ -308,25 +288,15 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.term = term;
         }
         match message {
-            MasterMessage::Registered {
-                session,
-                run,
-                settings,
-                members,
-            } => {
+            MasterMessage::Registered { session, run, settings, members } => {
                 self.session = Some(session);
                 self.run = run;
                 self.settings = settings;
                 self.phase = Phase::Registered;
-                self.events.push_back(PeerEvent::Registered {
-                    session: session.id,
-                    members,
-                });
+                self.events.push_back(PeerEvent::Registered { session: session.id, members });
                 self.attached(now, term, 0);
             }
-            MasterMessage::Refused {
-                why: Refusal::UnknownSession,
-            } if self.view.is_none() => {
+            MasterMessage::Refused { why: Refusal::UnknownSession } if self.view.is_none() => {
                 // Registered with a master that has forgotten us, never accepted: begin again.
                 self.config.ended = self.session.take().or(self.config.ended);
                 self.phase = Phase::Connecting;
@@ -341,10 +311,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.away(now, false, "the session ended before it was accepted");
             }
             MasterMessage::Expelled { why, ago_ms } => {
-                self.end(EndReason::Expelled {
-                    why: Some(why),
-                    ago_ms,
-                });
+                self.end(EndReason::Expelled { why: Some(why), ago_ms });
             }
             MasterMessage::Prepare { change, epoch } => {
                 if epoch == self.epoch() {
@@ -355,11 +322,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
             MasterMessage::EpochChange { changes, view } => self.apply_epoch(now, &changes, view),
             MasterMessage::Committed { name, heard, closed } => self.committed(name, heard, closed),
-            MasterMessage::Introduce {
-                join,
-                peers,
-                timeout_ms,
-            } => {
+            MasterMessage::Introduce { join, peers, timeout_ms } => {
                 self.introduce(now, join, peers, Duration::from_millis(u64::from(timeout_ms)));
             }
             MasterMessage::TurnedAway { why } => self.end(EndReason::TurnedAway(why)),
@@ -393,11 +356,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     fn unsaid(&self) -> Vec<ToMaster> {
         let promise = |op: &super::ops::Op<M>| {
             let name = op.running_name().filter(|_| op.is_done())?;
-            Some(ToMaster::Done {
-                name,
-                digest: op.fingerprint.digest(),
-                heard: self.heard_to,
-            })
+            Some(ToMaster::Done { name, digest: op.fingerprint.digest(), heard: self.heard_to })
         };
         let votes = self.vote.map(ToMaster::Vote);
         self.ops.values().filter_map(promise).chain(votes).collect()

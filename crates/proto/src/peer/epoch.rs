@@ -19,17 +19,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.end(EndReason::Expelled { why: None, ago_ms: 0 });
             return;
         };
-        let known: Vec<SessionId> = self
-            .view
-            .iter()
-            .flat_map(|v| v.members.iter().map(|m| m.session))
-            .collect();
-        let joined: Vec<SessionId> = view
-            .members
-            .iter()
-            .map(|m| m.session)
-            .filter(|s| !known.contains(s))
-            .collect();
+        let known: Vec<SessionId> =
+            self.view.iter().flat_map(|v| v.members.iter().map(|m| m.session)).collect();
+        let joined: Vec<SessionId> =
+            view.members.iter().map(|m| m.session).filter(|s| !known.contains(s)).collect();
         let mut removed = Vec::new();
         let mut retried = 0;
         if self.view.is_some() {
@@ -45,11 +38,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         self.heard.clear();
         self.rank = rank as u32;
-        self.phase = if self.phase == Phase::Leaving {
-            Phase::Leaving
-        } else {
-            Phase::Member
-        };
+        self.phase = if self.phase == Phase::Leaving { Phase::Leaving } else { Phase::Member };
         let world = view.members.len() as u32;
         let epoch = view.epoch;
         self.view = Some(view);
@@ -101,10 +90,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     fn begin_again(&mut self, tag: Tag) {
         if !self.end_attempt(tag, true) {
             // The master does not retry what somebody cannot restore; a peer that reported so is not asked to.
-            self.fail(
-                tag,
-                OpError::InputLost(Box::new(OpError::Ended(EndReason::MasterLost))),
-            );
+            self.fail(tag, OpError::InputLost(Box::new(OpError::Ended(EndReason::MasterLost))));
             return;
         }
         if let Some(op) = self.ops.get_mut(&tag) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::ops::StartError;
 use crate::ids::{Epoch, SessionId, Term};
 use crate::message::Refusal;
 use crate::record::{Failure, Removal};
@@ -29,10 +30,7 @@ pub enum EndReason {
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Expelled {
-                why: Some(why),
-                ago_ms,
-            } => {
+            Self::Expelled { why: Some(why), ago_ms } => {
                 write!(f, "this peer was expelled {ago_ms} ms ago: {why}")
             }
             Self::Expelled { why: None, .. } => {
@@ -53,6 +51,8 @@ pub enum OpError {
     Failed(Failure),
     /// The peer's life ended before it heard a verdict.
     Ended(EndReason),
+    /// The world changed between the call and the start, and the call does not fit it.
+    NotStarted(StartError),
     /// As the inner error, and the in-place input could not be restored because backups are off.
     InputLost(Box<OpError>),
 }
@@ -62,11 +62,9 @@ impl fmt::Display for OpError {
         match self {
             Self::Failed(why) => why.fmt(f),
             Self::Ended(why) => why.fmt(f),
+            Self::NotStarted(why) => why.fmt(f),
             Self::InputLost(inner) => {
-                write!(
-                    f,
-                    "{inner}; the in-place input is lost because enable_buffer_backup is off"
-                )
+                write!(f, "{inner}; the in-place input is lost because enable_buffer_backup is off")
             }
         }
     }
@@ -143,13 +141,7 @@ impl fmt::Display for PeerEvent {
             }
             Self::Attached { term } => write!(f, "attached to the master of term {term}"),
             Self::MasterAway { why } => write!(f, "the master cannot be reached: {why}"),
-            Self::EpochChanged {
-                epoch,
-                world,
-                removed,
-                joined,
-                retried,
-            } => {
+            Self::EpochChanged { epoch, world, removed, joined, retried } => {
                 write!(f, "epoch {epoch} with {world} members")?;
                 for (peer, why) in removed {
                     write!(f, "; without peer {peer}: {why}")?;

@@ -210,18 +210,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         }
         let stripes = self.config.stripes;
-        let link = self
-            .links
-            .table
-            .entry(member.session)
-            .or_insert_with(|| Link::new(member.clone(), stripes, now));
+        let link =
+            self.links.table.entry(member.session).or_insert_with(|| Link::new(member.clone(), stripes, now));
         link.member = member.clone();
         if member.session < me {
-            for stripe in link
-                .stripes
-                .iter_mut()
-                .filter(|s| s.conn.is_none() && s.dialing.is_none())
-            {
+            for stripe in link.stripes.iter_mut().filter(|s| s.conn.is_none() && s.dialing.is_none()) {
                 stripe.dial_at = Some(now);
             }
         }
@@ -232,16 +225,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         for member in &peers {
             self.expect_link(now, member);
         }
-        let peers = peers
-            .into_iter()
-            .map(|m| m.session)
-            .filter(|s| *s != self.session_id())
-            .collect();
-        self.links.introduction = Some(Introduction {
-            join,
-            peers,
-            deadline: now + timeout,
-        });
+        let peers = peers.into_iter().map(|m| m.session).filter(|s| *s != self.session_id()).collect();
+        self.links.introduction = Some(Introduction { join, peers, deadline: now + timeout });
         self.links_timeout(now);
         self.answer_introduction(now);
     }
@@ -256,18 +241,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if !missing.is_empty() && now < intro.deadline {
             return;
         }
-        let why = |s: &SessionId| {
-            self.links
-                .table
-                .get(s)
-                .map_or("unknown".to_owned(), |l| l.why_down.clone())
-        };
+        let why =
+            |s: &SessionId| self.links.table.get(s).map_or("unknown".to_owned(), |l| l.why_down.clone());
         let down = missing.iter().map(|s| (*s, why(s))).collect();
-        let message = ToMaster::Linked {
-            join: intro.join,
-            up,
-            down,
-        };
+        let message = ToMaster::Linked { join: intro.join, up, down };
         self.links.introduction = None;
         self.tell_master(&message);
     }
@@ -332,12 +309,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             .links
             .table
             .iter()
-            .flat_map(|(s, l)| {
-                l.stripes
-                    .iter()
-                    .enumerate()
-                    .map(move |(i, stripe)| (*s, i as u16, stripe))
-            })
+            .flat_map(|(s, l)| l.stripes.iter().enumerate().map(move |(i, stripe)| (*s, i as u16, stripe)))
             .filter(|(_, _, s)| {
                 s.conn.is_none() && s.dialing.is_none() && s.dial_at.is_some_and(|at| at <= now)
             })
@@ -358,14 +330,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let stripe = &mut link.stripes[index as usize];
         stripe.dial_at = None;
         stripe.dialing = Some(conn);
-        self.new_link_conn(
-            now,
-            conn,
-            Role::Dialed {
-                to: session,
-                stripe: index,
-            },
-        );
+        self.new_link_conn(now, conn, Role::Dialed { to: session, stripe: index });
         self.actions.push_back(Action::Dial { conn, addr });
     }
 
@@ -378,12 +343,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         };
         let (run, from, epoch) = (self.run, self.session_id(), self.epoch());
-        let Some(s) = self
-            .links
-            .table
-            .get(&to)
-            .and_then(|l| l.stripes.get(stripe as usize))
-        else {
+        let Some(s) = self.links.table.get(&to).and_then(|l| l.stripes.get(stripe as usize)) else {
             return;
         };
         let hello = LinkMessage::Hello {
@@ -408,11 +368,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Queues a message to a member, if it is connected.
     pub(super) fn say_to(&mut self, peer: SessionId, message: &LinkMessage) {
-        let conn = self
-            .links
-            .table
-            .get(&peer)
-            .and_then(|l| l.stripes.iter().find_map(|s| s.conn));
+        let conn = self.links.table.get(&peer).and_then(|l| l.stripes.iter().find_map(|s| s.conn));
         if let Some(conn) = conn {
             self.say(conn, message);
         }
@@ -446,10 +402,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         link.why_down = why.into();
         link.down_since.get_or_insert(now);
         if was_up {
-            self.events.push_back(PeerEvent::LinkDown {
-                peer,
-                why: why.into(),
-            });
+            self.events.push_back(PeerEvent::LinkDown { peer, why: why.into() });
             if self.rank_of(peer).is_some() {
                 self.tell_master_if_attached(&ToMaster::Suspect { peer });
             }
@@ -460,16 +413,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn close_link_conn(&mut self, now: Time, conn: ConnId, why: &str) {
         let known = self.links.conns.get(&conn).map(|c| c.role);
         if matches!(known, Some(Role::Stranger | Role::Parked { .. })) {
-            self.events
-                .push_back(PeerEvent::StrangerRefused { why: why.into() });
+            self.events.push_back(PeerEvent::StrangerRefused { why: why.into() });
         }
         if known.is_some() {
-            let last = self
-                .links
-                .conns
-                .get(&conn)
-                .map(|c| c.tx.last_words())
-                .unwrap_or_default();
+            let last = self.links.conns.get(&conn).map(|c| c.tx.last_words()).unwrap_or_default();
             self.close_conn(conn, last);
             self.link_closed(now, conn, why);
         }
@@ -482,11 +429,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         match (role, message) {
             (Role::Stranger, hello @ LinkMessage::Hello { .. }) => self.greeted(now, conn, hello),
             (Role::Dialed { to, stripe }, LinkMessage::Welcome { accepted }) => {
-                let generation = self
-                    .links
-                    .table
-                    .get(&to)
-                    .map_or(0, |l| l.stripes[stripe as usize].generation + 1);
+                let generation =
+                    self.links.table.get(&to).map_or(0, |l| l.stripes[stripe as usize].generation + 1);
                 self.link_is_up(now, conn, (to, stripe, generation), accepted);
             }
             (Role::Dialed { to, .. }, LinkMessage::Refused { why }) => self.link_refused(now, conn, to, &why),
@@ -503,39 +447,21 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Somebody who connected to us says who it is.
     fn greeted(&mut self, now: Time, conn: ConnId, hello: LinkMessage) {
-        let LinkMessage::Hello {
-            run,
-            from,
-            to,
-            epoch,
-            stripe,
-            generation,
-            accepted,
-        } = hello
-        else {
+        let LinkMessage::Hello { run, from, to, epoch, stripe, generation, accepted } = hello else {
             return;
         };
         if run != self.run || self.session.is_none() {
             return self.refuse(now, conn, LinkRefusal::WrongRun);
         }
         if to != self.session_id() {
-            return self.refuse(
-                now,
-                conn,
-                LinkRefusal::WrongPeer {
-                    here: self.session_id(),
-                },
-            );
+            return self.refuse(now, conn, LinkRefusal::WrongPeer { here: self.session_id() });
         }
         let Some(link) = self.links.table.get(&from) else {
             if epoch < self.epoch() && epoch.0 > 0 {
                 return self.refuse(
                     now,
                     conn,
-                    LinkRefusal::NotInEpoch {
-                        session: from,
-                        epoch: self.epoch(),
-                    },
+                    LinkRefusal::NotInEpoch { session: from, epoch: self.epoch() },
                 );
             }
             // We may not have heard of it yet.
@@ -653,13 +579,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             Role::Dialed { .. } => now.since(c.opened) > timeout.max(Duration::from_millis(500)),
             Role::Up { .. } => c.pinged.is_some_and(|at| now.since(at) > timeout),
         };
-        let late: Vec<ConnId> = self
-            .links
-            .conns
-            .iter()
-            .filter(|(_, c)| slow(c))
-            .map(|(id, _)| *id)
-            .collect();
+        let late: Vec<ConnId> = self.links.conns.iter().filter(|(_, c)| slow(c)).map(|(id, _)| *id).collect();
         for conn in late {
             self.close_link_conn(now, conn, "no answer");
         }
@@ -715,11 +635,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Puts a frame into a stripe's queue, or holds it back until the receiver starts the attempt.
     pub(super) fn enqueue(&mut self, name: AttemptName, digest: u32, frame: OutFrame) {
-        let Some(session) = self
-            .view
-            .as_ref()
-            .and_then(|v| v.members.get(frame.to as usize))
-            .map(|m| m.session)
+        let Some(session) =
+            self.view.as_ref().and_then(|v| v.members.get(frame.to as usize)).map(|m| m.session)
         else {
             return;
         };
@@ -749,10 +666,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(link) = self.links.table.get_mut(&session) else {
             return;
         };
-        let shortest = link
-            .stripes
-            .iter_mut()
-            .min_by_key(|s| (s.conn.is_none(), s.queue.len()));
+        let shortest = link.stripes.iter_mut().min_by_key(|s| (s.conn.is_none(), s.queue.len()));
         let Some(stripe) = shortest else { return };
         stripe.queue.push_back(outgoing);
         if let Some(conn) = stripe.conn {
@@ -783,11 +697,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// After a break: credit may have been lost with the connection.
     fn repeat_credit(&mut self, peer: SessionId) {
-        let running: Vec<AttemptName> = self
-            .ops
-            .values()
-            .filter_map(super::ops::Op::running_name)
-            .collect();
+        let running: Vec<AttemptName> = self.ops.values().filter_map(super::ops::Op::running_name).collect();
         for name in running {
             self.say_to(peer, &LinkMessage::Grant { name });
         }
@@ -803,10 +713,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn wanted(&mut self, now: Time, conn: ConnId, peer: SessionId, name: AttemptName) {
-        let started = self
-            .ops
-            .get(&name.tag)
-            .is_some_and(|op| op.running_name() == Some(name));
+        let started = self.ops.get(&name.tag).is_some_and(|op| op.running_name() == Some(name));
         if started {
             return self.say(conn, &LinkMessage::Grant { name });
         }
@@ -875,12 +782,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn frames_accepted(&mut self, now: Time, conn: ConnId, peer: SessionId, stripe: u16, frames: u64) {
-        let Some(s) = self
-            .links
-            .table
-            .get_mut(&peer)
-            .map(|l| &mut l.stripes[stripe as usize])
-        else {
+        let Some(s) = self.links.table.get_mut(&peer).map(|l| &mut l.stripes[stripe as usize]) else {
             return;
         };
         if frames > s.first_seq + s.sent.len() as u64 {
@@ -893,13 +795,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// The header of a data frame says how many of ours were accepted.
     pub(super) fn header_accepted(&mut self, now: Time, conn: ConnId, incoming: &Incoming) {
-        self.frames_accepted(
-            now,
-            conn,
-            incoming.peer,
-            incoming.stripe,
-            incoming.header.accepted,
-        );
+        self.frames_accepted(now, conn, incoming.peer, incoming.stripe, incoming.header.accepted);
     }
 
     /// An attempt has ended: nothing of it is sent or taken any more.

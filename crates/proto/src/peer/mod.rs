@@ -61,6 +61,8 @@ pub struct OpId(pub u64);
 pub struct OpInfo {
     /// Peers that took part.
     pub world: u32,
+    /// This peer's rank among them.
+    pub rank: Rank,
     /// The epoch of the attempt that succeeded.
     pub epoch: Epoch,
     /// Attempts before it.
@@ -218,10 +220,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// Joins a vote. Its outcome comes from [`Peer::poll_vote`].
     pub fn vote(&mut self, kind: VoteKind) {
         self.next_vote += 1;
-        let vote = Vote {
-            kind,
-            number: self.next_vote,
-        };
+        let vote = Vote { kind, number: self.next_vote };
         self.vote = Some(vote);
         self.vote_ended = None;
         self.tell_master_if_attached(&crate::message::ToMaster::Vote(vote));
@@ -262,10 +261,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     fn rank_of(&self, session: SessionId) -> Option<Rank> {
         let members = &self.view.as_ref()?.members;
-        members
-            .binary_search_by_key(&session, |m| m.session)
-            .ok()
-            .map(|i| i as Rank)
+        members.binary_search_by_key(&session, |m| m.session).ok().map(|i| i as Rank)
     }
 
     /// The end: every input restored, every connection closed.
@@ -365,10 +361,7 @@ impl<M: OpMemory, K: Kernels> Machine for Peer<M, K> {
         if self.is_ended() {
             return None;
         }
-        [Some(self.tick_at), self.control.deadline(), self.links.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [Some(self.tick_at), self.control.deadline(), self.links.deadline()].into_iter().flatten().min()
     }
 
     fn poll_action(&mut self) -> Option<Action> {

@@ -5,7 +5,7 @@ use crate::execute::{Backup, Execution, Kernels, OpMemory, OutFrame, cut};
 use crate::ids::{AttemptName, Tag, Time};
 use crate::message::ToMaster;
 use crate::record::Failure;
-use crate::schedule::{choose, schedule};
+use crate::schedule::{choose, input_len, output_len, schedule};
 use crate::settings::RunSettings;
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 
@@ -17,6 +17,7 @@ pub(super) struct Attempt {
     pub(super) execution: Execution,
     pub(super) done: bool,
     world: u32,
+    rank: u32,
 }
 
 pub(super) struct Op<M> {
@@ -69,6 +70,14 @@ pub enum StartError {
     /// Too many ops at once.
     #[error("{0} ops are in flight already, which is the limit: wait for some of them")]
     TooMany(usize),
+    /// The world has grown, and the output does not fit any more.
+    #[error("the receive buffer has {have} bytes and needs {needed}")]
+    BufferTooSmall {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        have: u64,
+    },
     /// A rank that does not exist.
     #[error("the root, rank {root}, is not one of the {world} members")]
     NoSuchRoot {
@@ -77,6 +86,17 @@ pub enum StartError {
         /// Members.
         world: u32,
     },
+}
+
+/// Whether an op's buffers are as long as it needs them in this world.
+fn fits<M: OpMemory>(f: &Fingerprint, world: u32, rank: u32, memory: &M) -> Result<(), StartError> {
+    let size = f.dtype.size_bytes() as u64;
+    let check = |elements: u64, have: usize| {
+        let (needed, have) = (elements.saturating_mul(size), have as u64);
+        if have < needed { Err(StartError::BufferTooSmall { needed, have }) } else { Ok(()) }
+    };
+    check(input_len(f, world, rank), memory.input().len())?;
+    check(output_len(f, world, rank), memory.output().len())
 }
 
 /// Most ops of a peer at once.
@@ -91,7 +111,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         fingerprint: Fingerprint,
         memory: M,
     ) -> Result<OpId, (StartError, M)> {
-        if let Err(why) = self.may_start(tag, &fingerprint) {
+        if let Err(why) = self.may_start(tag, &fingerprint, &memory) {
             return Err((why, memory));
         }
         self.next_op += 1;
@@ -113,7 +133,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         Ok(id)
     }
 
-    fn may_start(&self, tag: Tag, fingerprint: &Fingerprint) -> Result<(), StartError> {
+    fn may_start(&self, tag: Tag, fingerprint: &Fingerprint, memory: &M) -> Result<(), StartError> {
         if let super::Phase::Ended(why) = &self.phase {
             return Err(StartError::Ended(why.clone()));
         }
@@ -131,18 +151,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if fingerprint.collective == Collective::Broadcast && root >= world {
             return Err(StartError::NoSuchRoot { root, world });
         }
-        Ok(())
+        fits(fingerprint, world, self.rank, memory)
     }
 
     /// Starts the ops that waited for an epoch change.
     pub(super) fn thaw(&mut self, now: Time) {
         self.frozen = false;
-        let waiting: Vec<Tag> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| op.attempt.is_none())
-            .map(|(tag, _)| *tag)
-            .collect();
+        let waiting: Vec<Tag> =
+            self.ops.iter().filter(|(_, op)| op.attempt.is_none()).map(|(tag, _)| *tag).collect();
         for tag in waiting {
             self.try_start(now, tag);
         }
@@ -160,6 +176,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(view) = &self.view else { return };
         let Some(op) = self.ops.get_mut(&tag) else { return };
         let world = view.members.len() as u32;
+        if let Err(why) = fits(&op.fingerprint, world, self.rank, &op.memory) {
+            self.complete(tag, Err(OpError::NotStarted(why)));
+            return;
+        }
         let n = if op.counted {
             op.counted = false;
             0
@@ -168,30 +188,16 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             *count += 1;
             *count - 1
         };
-        let name = AttemptName {
-            epoch: view.epoch,
-            tag,
-            n,
-        };
+        let name = AttemptName { epoch: view.epoch, tag, n };
         let f = op.fingerprint;
         let algorithm = choose(&f, world, &view.links);
         let plan = schedule(&f, algorithm, world, self.rank);
         let backup = (op.memory.in_place() && self.settings.enable_buffer_backup && f.count > 0)
             .then(|| Backup::for_len(self.spare_backup.take(), op.memory.output().len()));
-        let mut execution = Execution::new(
-            plan,
-            &f,
-            world,
-            cut(&f, world, self.settings.ring_chunk_size),
-            backup,
-        );
+        let mut execution =
+            Execution::new(plan, &f, world, cut(&f, world, self.settings.ring_chunk_size), backup);
         execution.start(&mut op.memory, &self.kernels);
-        op.attempt = Some(Attempt {
-            name,
-            execution,
-            done: false,
-            world,
-        });
+        op.attempt = Some(Attempt { name, execution, done: false, world, rank: self.rank });
         self.grant_attempt(name);
         self.flush_attempt(tag);
         self.replay_held(now, name);
@@ -242,18 +248,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         self.heard_to = self.heard_to.max(heard);
         self.heard.retain(|(_, _, number)| *number > closed);
-        if !self
-            .heard
-            .iter()
-            .any(|(tag, n, _)| (*tag, *n) == (name.tag, name.n))
-            && heard > closed
-        {
+        if !self.heard.iter().any(|(tag, n, _)| (*tag, *n) == (name.tag, name.n)) && heard > closed {
             self.heard.push_back((name.tag, name.n, heard));
         }
-        let done = self
-            .ops
-            .get(&name.tag)
-            .is_some_and(|op| op.running_name() == Some(name) && op.is_done());
+        let done = self.ops.get(&name.tag).is_some_and(|op| op.running_name() == Some(name) && op.is_done());
         if done {
             self.succeed(name.tag);
         }
@@ -265,6 +263,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(attempt) = &op.attempt else { return };
         let info = OpInfo {
             world: attempt.world,
+            rank: attempt.rank,
             epoch: attempt.name.epoch,
             recoveries: op.recoveries,
             sent_bytes: op.sent_bytes,
@@ -300,11 +299,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// The op fails, with its input put back.
     pub(super) fn fail(&mut self, tag: Tag, error: OpError) {
         let restored = self.end_attempt(tag, true);
-        let error = if restored {
-            error
-        } else {
-            OpError::InputLost(Box::new(error))
-        };
+        let error = if restored { error } else { OpError::InputLost(Box::new(error)) };
         self.complete(tag, Err(error));
     }
 
@@ -317,12 +312,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     fn complete(&mut self, tag: Tag, result: Result<OpInfo, OpError>) {
         if let Some(op) = self.ops.remove(&tag) {
-            self.completed.push_back(Completion {
-                id: op.id,
-                tag,
-                result,
-                memory: op.memory,
-            });
+            self.completed.push_back(Completion { id: op.id, tag, result, memory: op.memory });
         }
     }
 
@@ -336,11 +326,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             let for_ms = now.since(op.called).as_millis() as u64;
             if let (true, Some(attempt)) = (for_ms >= TELL_AFTER_MS, &op.attempt) {
                 op.told = true;
-                waiting.push(ToMaster::Waiting {
-                    name: attempt.name,
-                    fingerprint: op.fingerprint,
-                    for_ms,
-                });
+                waiting.push(ToMaster::Waiting { name: attempt.name, fingerprint: op.fingerprint, for_ms });
             }
         }
         for message in waiting {

@@ -112,12 +112,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if state.tx.data.is_some() {
             return;
         }
-        let Some(s) = self
-            .links
-            .table
-            .get_mut(&peer)
-            .map(|l| &mut l.stripes[stripe as usize])
-        else {
+        let Some(s) = self.links.table.get_mut(&peer).map(|l| &mut l.stripes[stripe as usize]) else {
             return;
         };
         let Some(outgoing) = s.queue.pop_front() else {
@@ -126,10 +121,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let seq = s.first_seq + s.sent.len() as u64;
         s.sent.push_back(outgoing);
         s.told = s.accepted;
-        let running = self
-            .ops
-            .get(&outgoing.name.tag)
-            .is_some_and(|op| op.running_name() == Some(outgoing.name));
+        let running =
+            self.ops.get(&outgoing.name.tag).is_some_and(|op| op.running_name() == Some(outgoing.name));
         let len = if running { outgoing.frame.len } else { 0 };
         let header = DataHeader {
             name: outgoing.name,
@@ -140,11 +133,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             seq,
             accepted: s.accepted,
         };
-        let payload = if running {
-            Payload::Frame(outgoing)
-        } else {
-            Payload::Owned(Vec::new())
-        };
+        let payload = if running { Payload::Frame(outgoing) } else { Payload::Owned(Vec::new()) };
         state.tx.data = Some(Sending {
             header: header.encode(),
             payload,
@@ -194,10 +183,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 continue;
             }
             if sending.sent > 0 {
-                let bytes = op
-                    .attempt
-                    .as_ref()
-                    .map(|a| a.execution.bytes(&op.memory, &o.frame).to_vec());
+                let bytes = op.attempt.as_ref().map(|a| a.execution.bytes(&op.memory, &o.frame).to_vec());
                 sending.payload = Payload::Owned(bytes.unwrap_or_default());
             } else {
                 sending.payload = Payload::Owned(Vec::new());
@@ -214,11 +200,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return [&mut [], &mut []];
         };
         if let Role::Up { peer, .. } = state.role
-            && self
-                .links
-                .table
-                .get(&peer)
-                .is_some_and(|l| l.held_bytes > HELD_LIMIT_BYTES)
+            && self.links.table.get(&peer).is_some_and(|l| l.held_bytes > HELD_LIMIT_BYTES)
         {
             return [&mut [], &mut []];
         }
@@ -227,10 +209,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             rx.staging = vec![0; STAGING_BYTES];
         }
         if rx.control.is_some() {
-            let rest = rx
-                .control
-                .as_mut()
-                .map_or(&mut [][..], |(buffer, filled)| &mut buffer[*filled..]);
+            let rest = rx.control.as_mut().map_or(&mut [][..], |(buffer, filled)| &mut buffer[*filled..]);
             return [rest, &mut []];
         }
         if rx.data.is_none() {
@@ -240,10 +219,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(data) = &mut rx.data else {
             return [&mut [], &mut []];
         };
-        debug_assert!(
-            rx.start == rx.end,
-            "staged bytes are used up before a payload is read"
-        );
+        debug_assert!(rx.start == rx.end, "staged bytes are used up before a payload is read");
         (rx.start, rx.end) = (0, 0);
         let len = data.header.len as usize;
         let target: &mut [u8] = match &mut data.place {
@@ -277,11 +253,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
         } else if let Some(data) = &mut rx.data {
             let rest = data.header.len as usize - data.got;
-            let window = if matches!(data.place, Place::Nowhere) {
-                rest.min(STAGING_BYTES)
-            } else {
-                rest
-            };
+            let window = if matches!(data.place, Place::Nowhere) { rest.min(STAGING_BYTES) } else { rest };
             let taken = n.min(window);
             data.got += taken;
             n -= taken;
@@ -372,11 +344,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// A data frame's header is there. False if the connection is no more, or waits for payload bytes.
     fn data_begins(&mut self, now: Time, conn: ConnId, from: (SessionId, u16), header: DataHeader) -> bool {
         let (peer, stripe) = from;
-        let expected = self
-            .links
-            .table
-            .get(&peer)
-            .map(|l| l.stripes[stripe as usize].accepted);
+        let expected = self.links.table.get(&peer).map(|l| l.stripes[stripe as usize].accepted);
         if expected != Some(header.seq) {
             self.close_link_conn(now, conn, "data frames out of order");
             return false;
@@ -388,13 +356,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 return false;
             }
         };
-        let incoming = Incoming {
-            peer,
-            stripe,
-            header,
-            place,
-            got: 0,
-        };
+        let incoming = Incoming { peer, stripe, header, place, got: 0 };
         self.header_accepted(now, conn, &incoming);
         let Some(state) = self.links.conns.get_mut(&conn) else {
             return false;
@@ -421,27 +383,19 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         if name.epoch == self.epoch() {
             let started = self.counts.get(&name.tag).copied().unwrap_or(0);
-            let running = self
-                .ops
-                .get(&name.tag)
-                .is_some_and(|op| op.running_name() == Some(name));
+            let running = self.ops.get(&name.tag).is_some_and(|op| op.running_name() == Some(name));
             if running {
                 self.credit(peer, name);
                 return self.place_in_attempt(peer, header);
             }
-            let to_come = self
-                .ops
-                .get(&name.tag)
-                .is_some_and(|op| op.counted && op.attempt.is_none())
-                && name.n == 0;
+            let to_come =
+                self.ops.get(&name.tag).is_some_and(|op| op.counted && op.attempt.is_none()) && name.n == 0;
             if name.n < started && !to_come {
                 return Ok(Place::Nowhere);
             }
         }
         self.credit(peer, name);
-        Ok(Place::Held {
-            data: vec![0; header.len as usize],
-        })
+        Ok(Place::Held { data: vec![0; header.len as usize] })
     }
 
     fn place_in_attempt(&mut self, peer: SessionId, header: &DataHeader) -> Result<Place, String> {
@@ -459,18 +413,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return Ok(Place::Nowhere);
         };
         let place = (from, header.phase, header.offset, header.len);
-        let (at, target) = attempt
-            .execution
-            .accept(place, &mut op.memory, &self.kernels)
-            .map_err(|e| e.to_string())?;
+        let (at, target) =
+            attempt.execution.accept(place, &mut op.memory, &self.kernels).map_err(|e| e.to_string())?;
         let tag = header.name.tag;
         self.flush_attempt(tag);
         Ok(match target {
             Target::Output { start, .. } => Place::Output { at, start },
-            Target::Slot { len } => Place::Slot {
-                at,
-                data: self.spare_slot(len),
-            },
+            Target::Slot { len } => Place::Slot { at, data: self.spare_slot(len) },
         })
     }
 
@@ -505,13 +454,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(data) = self.links.conns.get_mut(&conn).and_then(|c| c.rx.data.take()) else {
             return;
         };
-        let Incoming {
-            peer,
-            stripe,
-            header,
-            place,
-            ..
-        } = data;
+        let Incoming { peer, stripe, header, place, .. } = data;
         let mut confirm = None;
         if let Some(link) = self.links.table.get_mut(&peer) {
             let s = &mut link.stripes[stripe as usize];
@@ -545,11 +488,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     fn hold(&mut self, now: Time, peer: SessionId, header: DataHeader, data: Vec<u8>) {
         // The attempt may have started while the frame came in.
-        if self
-            .ops
-            .get(&header.name.tag)
-            .is_some_and(|op| op.running_name() == Some(header.name))
-        {
+        if self.ops.get(&header.name.tag).is_some_and(|op| op.running_name() == Some(header.name)) {
             return self.take_held(now, peer, &Held { header, data });
         }
         if header.name.epoch < self.epoch() {
@@ -571,9 +510,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             if link.held.is_empty() {
                 continue;
             }
-            let (mine, rest) = std::mem::take(&mut link.held)
-                .into_iter()
-                .partition(|h| h.header.name == name);
+            let (mine, rest) =
+                std::mem::take(&mut link.held).into_iter().partition(|h| h.header.name == name);
             link.held = rest;
             link.held_bytes = link.held.iter().map(|h| h.data.len()).sum();
             let mine: std::collections::VecDeque<Held> = mine;
@@ -592,8 +530,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         };
         for conn in link.stripes.iter().filter_map(|s| s.conn) {
-            self.actions
-                .push_back(crate::machine::Action::ResumeReading { conn });
+            self.actions.push_back(crate::machine::Action::ResumeReading { conn });
         }
     }
 

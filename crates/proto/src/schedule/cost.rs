@@ -16,11 +16,8 @@ const DIRECT_LIMIT_PEERS: u32 = 32;
 /// message at its two ends).
 fn all_reduce_us(algorithm: Algorithm, bytes: u64, world: u32, links: &LinkModel) -> f64 {
     let (n, s) = (f64::from(world), bytes as f64 / f64::from(1 << 20));
-    let (alpha, o, beta) = (
-        f64::from(links.alpha_us),
-        f64::from(links.message_ns) / 1000.0,
-        f64::from(links.mib_us),
-    );
+    let (alpha, o, beta) =
+        (f64::from(links.alpha_us), f64::from(links.message_ns) / 1000.0, f64::from(links.mib_us));
     let rounds = n.log2().ceil();
     match algorithm {
         Algorithm::Direct => 2.0 * alpha + 2.0 * (n - 1.0) * o + 2.0 * (n - 1.0) / n * s * beta,
@@ -35,11 +32,7 @@ pub fn choose(f: &Fingerprint, world: u32, links: &LinkModel) -> Algorithm {
         return algorithm;
     }
     if f.collective != Collective::AllReduce {
-        return if world <= DIRECT_LIMIT_PEERS {
-            Algorithm::Direct
-        } else {
-            Algorithm::Ring
-        };
+        return if world <= DIRECT_LIMIT_PEERS { Algorithm::Direct } else { Algorithm::Ring };
     }
     let bytes = f.bytes();
     let allowed = |a: &Algorithm| match a {
@@ -49,10 +42,7 @@ pub fn choose(f: &Fingerprint, world: u32, links: &LinkModel) -> Algorithm {
     };
     let cost = |a: &Algorithm| all_reduce_us(*a, bytes, world, links);
     let candidates = [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling];
-    let best = candidates
-        .into_iter()
-        .filter(allowed)
-        .min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let best = candidates.into_iter().filter(allowed).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     best.unwrap_or(Algorithm::Ring)
 }
 
@@ -82,11 +72,7 @@ mod tests {
 
     #[test]
     fn on_a_long_link_latency_decides_up_to_tens_of_megabytes() {
-        let wan = LinkModel {
-            alpha_us: 45_000,
-            message_ns: 5_000,
-            mib_us: 8_000,
-        };
+        let wan = LinkModel { alpha_us: 45_000, message_ns: 5_000, mib_us: 8_000 };
         assert_eq!(choose(&all_reduce(16 << 20), 18, &wan), Algorithm::Direct);
         assert!(
             all_reduce_us(Algorithm::Ring, 16 << 20, 18, &wan)
@@ -96,10 +82,7 @@ mod tests {
 
     #[test]
     fn the_callers_choice_wins() {
-        let asked = Fingerprint {
-            algorithm: Some(Algorithm::Ring),
-            ..all_reduce(4)
-        };
+        let asked = Fingerprint { algorithm: Some(Algorithm::Ring), ..all_reduce(4) };
         assert_eq!(choose(&asked, 2, &LinkModel::default()), Algorithm::Ring);
     }
 }

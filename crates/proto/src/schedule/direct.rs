@@ -23,38 +23,17 @@ fn blocks(count: u64, world: u32, program: impl Fn(Rank) -> Vec<Step>) -> Vec<Ch
 
 fn fold(world: u32, owner: Rank) -> Step {
     let from = others(world, owner);
-    Step::Fold {
-        from,
-        phase: 0,
-        own: Place::Input,
-        into: Place::Output,
-        side: Side::OwnFirst,
-        last: true,
-    }
+    Step::Fold { from, phase: 0, own: Place::Input, into: Place::Output, side: Side::OwnFirst, last: true }
 }
 
 pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     blocks(count, world, |owner| {
         if owner == rank {
-            vec![
-                fold(world, owner),
-                Step::Send {
-                    to: others(world, rank),
-                    phase: 1,
-                    from: Place::Output,
-                },
-            ]
+            vec![fold(world, owner), Step::Send { to: others(world, rank), phase: 1, from: Place::Output }]
         } else {
             vec![
-                Step::Send {
-                    to: vec![owner],
-                    phase: 0,
-                    from: Place::Input,
-                },
-                Step::Store {
-                    from: owner,
-                    phase: 1,
-                },
+                Step::Send { to: vec![owner], phase: 0, from: Place::Input },
+                Step::Store { from: owner, phase: 1 },
             ]
         }
     })
@@ -65,11 +44,7 @@ pub(super) fn reduce_scatter(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
         if owner == rank {
             vec![fold(world, owner)]
         } else {
-            vec![Step::Send {
-                to: vec![owner],
-                phase: 0,
-                from: Place::Input,
-            }]
+            vec![Step::Send { to: vec![owner], phase: 0, from: Place::Input }]
         }
     });
     chunks[rank as usize].output = 0;
@@ -81,29 +56,13 @@ pub(super) fn all_gather(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
         let start = count * u64::from(owner);
         let steps = if owner == rank {
             vec![
-                Step::Send {
-                    to: others(world, rank),
-                    phase: 0,
-                    from: Place::Input,
-                },
-                Step::Copy {
-                    from: Place::Input,
-                    to: Place::Output,
-                },
+                Step::Send { to: others(world, rank), phase: 0, from: Place::Input },
+                Step::Copy { from: Place::Input, to: Place::Output },
             ]
         } else {
-            vec![Step::Store {
-                from: owner,
-                phase: 0,
-            }]
+            vec![Step::Store { from: owner, phase: 0 }]
         };
-        Chunk {
-            start,
-            len: count,
-            input: 0,
-            output: start,
-            steps,
-        }
+        Chunk { start, len: count, input: 0, output: start, steps }
     };
     (0..world).map(chunk).collect()
 }
@@ -111,45 +70,22 @@ pub(super) fn all_gather(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
 /// The root sends a chunk to each peer, which passes it on to the others: the root sends its tensor twice at most.
 pub(super) fn broadcast(count: u64, world: u32, rank: Rank, root: Rank) -> Vec<Chunk> {
     blocks(count, world, |owner| {
-        let rest = |but: Rank| {
-            others(world, owner)
-                .into_iter()
-                .filter(|r| *r != but && *r != root)
-                .collect()
-        };
+        let rest = |but: Rank| others(world, owner).into_iter().filter(|r| *r != but && *r != root).collect();
         if rank == root {
-            let to = if owner == root {
-                others(world, root)
-            } else {
-                vec![owner]
-            };
+            let to = if owner == root { others(world, root) } else { vec![owner] };
             vec![
-                Step::Send {
-                    to,
-                    phase: 0,
-                    from: Place::Input,
-                },
-                Step::Copy {
-                    from: Place::Input,
-                    to: Place::Output,
-                },
+                Step::Send { to, phase: 0, from: Place::Input },
+                Step::Copy { from: Place::Input, to: Place::Output },
             ]
         } else if owner == root {
             vec![Step::Store { from: root, phase: 0 }]
         } else if owner == rank {
             vec![
                 Step::Store { from: root, phase: 0 },
-                Step::Send {
-                    to: rest(rank),
-                    phase: 1,
-                    from: Place::Output,
-                },
+                Step::Send { to: rest(rank), phase: 1, from: Place::Output },
             ]
         } else {
-            vec![Step::Store {
-                from: owner,
-                phase: 1,
-            }]
+            vec![Step::Store { from: owner, phase: 1 }]
         }
     })
 }

@@ -10,20 +10,10 @@ pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     let rounds = world.ilog2();
     let core = 1 << rounds;
     let last_phase = rounds as u16 + 1;
-    let mut steps = vec![Step::Copy {
-        from: Place::Input,
-        to: Place::Scratch(0),
-    }];
+    let mut steps = vec![Step::Copy { from: Place::Input, to: Place::Scratch(0) }];
     if rank >= core {
-        steps.push(Step::Send {
-            to: vec![rank - core],
-            phase: 0,
-            from: Place::Scratch(0),
-        });
-        steps.push(Step::Store {
-            from: rank - core,
-            phase: last_phase,
-        });
+        steps.push(Step::Send { to: vec![rank - core], phase: 0, from: Place::Scratch(0) });
+        steps.push(Step::Store { from: rank - core, phase: last_phase });
     } else {
         let mut at = Place::Scratch(0);
         if rank + core < world {
@@ -35,48 +25,19 @@ pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
             let partner = rank ^ (1 << round);
             let phase = round as u16 + 1;
             let last = round + 1 == rounds;
-            let into = if last {
-                Place::Output
-            } else {
-                Place::Scratch(round as u8 + 2)
-            };
-            let side = if rank < partner {
-                Side::OwnFirst
-            } else {
-                Side::OwnLast
-            };
-            steps.push(Step::Send {
-                to: vec![partner],
-                phase,
-                from: at,
-            });
+            let into = if last { Place::Output } else { Place::Scratch(round as u8 + 2) };
+            let side = if rank < partner { Side::OwnFirst } else { Side::OwnLast };
+            steps.push(Step::Send { to: vec![partner], phase, from: at });
             steps.push(exchange_fold(partner, phase, at, into, side, last));
             at = into;
         }
         if rank + core < world {
-            steps.push(Step::Send {
-                to: vec![rank + core],
-                phase: last_phase,
-                from: Place::Output,
-            });
+            steps.push(Step::Send { to: vec![rank + core], phase: last_phase, from: Place::Output });
         }
     }
-    vec![Chunk {
-        start: 0,
-        len: count,
-        input: 0,
-        output: 0,
-        steps,
-    }]
+    vec![Chunk { start: 0, len: count, input: 0, output: 0, steps }]
 }
 
 fn exchange_fold(from: Rank, phase: u16, own: Place, into: Place, side: Side, last: bool) -> Step {
-    Step::Fold {
-        from: vec![from],
-        phase,
-        own,
-        into,
-        side,
-        last,
-    }
+    Step::Fold { from: vec![from], phase, own, into, side, last }
 }

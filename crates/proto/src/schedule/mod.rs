@@ -151,17 +151,8 @@ pub fn schedule(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: Rank) -
 }
 
 fn alone(f: &Fingerprint) -> Chunk {
-    let copy = Step::Copy {
-        from: Place::Input,
-        to: Place::Output,
-    };
-    Chunk {
-        start: 0,
-        len: f.count,
-        input: 0,
-        output: 0,
-        steps: vec![copy],
-    }
+    let copy = Step::Copy { from: Place::Input, to: Place::Output };
+    Chunk { start: 0, len: f.count, input: 0, output: 0, steps: vec![copy] }
 }
 
 impl Schedule {

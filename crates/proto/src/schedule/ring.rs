@@ -16,20 +16,12 @@ pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
             side: Side::OwnLast,
             last,
         };
-        let pass_on = |phase| Step::Send {
-            to: vec![next],
-            phase,
-            from: Place::Output,
-        };
+        let pass_on = |phase| Step::Send { to: vec![next], phase, from: Place::Output };
         if rank == owner {
             return vec![fold(true), pass_on(1)];
         }
         let mut steps = if hop == 0 {
-            vec![Step::Send {
-                to: vec![next],
-                phase: 0,
-                from: Place::Input,
-            }]
+            vec![Step::Send { to: vec![next], phase: 0, from: Place::Input }]
         } else {
             vec![fold(false), pass_on(0)]
         };
@@ -59,33 +51,16 @@ pub(super) fn all_gather(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     let chunk = |owner: Rank| {
         let mut steps = Vec::new();
         if owner == rank {
-            steps.push(Step::Send {
-                to: vec![next],
-                phase: 0,
-                from: Place::Input,
-            });
-            steps.push(Step::Copy {
-                from: Place::Input,
-                to: Place::Output,
-            });
+            steps.push(Step::Send { to: vec![next], phase: 0, from: Place::Input });
+            steps.push(Step::Copy { from: Place::Input, to: Place::Output });
         } else {
             steps.push(Step::Store { from: prev, phase: 0 });
             if next != owner {
-                steps.push(Step::Send {
-                    to: vec![next],
-                    phase: 0,
-                    from: Place::Output,
-                });
+                steps.push(Step::Send { to: vec![next], phase: 0, from: Place::Output });
             }
         }
         let start = count * u64::from(owner);
-        Chunk {
-            start,
-            len: count,
-            input: 0,
-            output: start,
-            steps,
-        }
+        Chunk { start, len: count, input: 0, output: start, steps }
     };
     (0..world).map(chunk).collect()
 }

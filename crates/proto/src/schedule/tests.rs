@@ -70,19 +70,10 @@ impl World {
                     self.mail.entry((rank, r, chunk, phase)).or_default().push_back(v);
                 }
             }
-            Step::Fold {
-                from,
-                phase,
-                own,
-                into,
-                side,
-                ..
-            } => {
+            Step::Fold { from, phase, own, into, side, .. } => {
                 let at = &mut self.folded[rank as usize][chunk];
-                let Some(mail) = self
-                    .mail
-                    .get_mut(&(from[*at], rank, chunk, phase))
-                    .and_then(VecDeque::pop_front)
+                let Some(mail) =
+                    self.mail.get_mut(&(from[*at], rank, chunk, phase)).and_then(VecDeque::pop_front)
                 else {
                     return false;
                 };
@@ -103,10 +94,7 @@ impl World {
                 }
             }
             Step::Store { from, phase } => {
-                let Some(v) = self
-                    .mail
-                    .get_mut(&(from, rank, chunk, phase))
-                    .and_then(VecDeque::pop_front)
+                let Some(v) = self.mail.get_mut(&(from, rank, chunk, phase)).and_then(VecDeque::pop_front)
                 else {
                     return false;
                 };
@@ -119,9 +107,7 @@ impl World {
 
     fn finished(&self) -> bool {
         let programs = self.schedules.iter().zip(&self.pcs);
-        programs
-            .flat_map(|(s, pcs)| s.chunks.iter().zip(pcs))
-            .all(|(c, pc)| *pc == c.steps.len())
+        programs.flat_map(|(s, pcs)| s.chunks.iter().zip(pcs)).all(|(c, pc)| *pc == c.steps.len())
             && self.mail.values().all(VecDeque::is_empty)
     }
 
@@ -131,22 +117,12 @@ impl World {
 }
 
 fn fingerprint(collective: Collective, count: u64, root: u32) -> Fingerprint {
-    Fingerprint {
-        collective,
-        dtype: DataType::F32,
-        op: ReduceOp::Sum,
-        count,
-        root,
-        algorithm: None,
-    }
+    Fingerprint { collective, dtype: DataType::F32, op: ReduceOp::Sum, count, root, algorithm: None }
 }
 
 fn leaves(expr: &str) -> Vec<u32> {
-    let mut all: Vec<u32> = expr
-        .split(['(', ')', '+'])
-        .filter(|t| !t.is_empty())
-        .map(|t| t.parse().unwrap())
-        .collect();
+    let mut all: Vec<u32> =
+        expr.split(['(', ')', '+']).filter(|t| !t.is_empty()).map(|t| t.parse().unwrap()).collect();
     all.sort_unstable();
     all
 }
@@ -156,17 +132,10 @@ fn all_reduce_gives_every_rank_the_same_expression_of_all_inputs() {
     for world in 1..=17 {
         for algorithm in [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling] {
             let w = World::run(&fingerprint(Collective::AllReduce, 1003, 0), algorithm, world);
-            assert!(
-                w.finished(),
-                "{algorithm} with {world} peers gets stuck or leaves mail"
-            );
+            assert!(w.finished(), "{algorithm} with {world} peers gets stuck or leaves mail");
             for chunk in 0..w.schedules[0].chunks.len() {
                 let first = w.output(0, chunk).unwrap();
-                assert_eq!(
-                    leaves(first),
-                    (0..world).collect::<Vec<_>>(),
-                    "{algorithm}, chunk {chunk}"
-                );
+                assert_eq!(leaves(first), (0..world).collect::<Vec<_>>(), "{algorithm}, chunk {chunk}");
                 for rank in 1..world {
                     assert_eq!(w.output(rank, chunk).unwrap(), first, "{algorithm}, rank {rank}");
                 }
@@ -178,33 +147,18 @@ fn all_reduce_gives_every_rank_the_same_expression_of_all_inputs() {
 #[test]
 fn the_order_of_reduction_is_the_documented_one() {
     let f = fingerprint(Collective::AllReduce, 3, 0);
-    assert_eq!(
-        World::run(&f, Algorithm::Direct, 3).output(0, 1).unwrap(),
-        "((1+2)+0)"
-    );
-    assert_eq!(
-        World::run(&f, Algorithm::Ring, 3).output(0, 1).unwrap(),
-        "((2+0)+1)"
-    );
-    assert_eq!(
-        World::run(&f, Algorithm::Doubling, 3).output(0, 0).unwrap(),
-        "((0+2)+1)"
-    );
+    assert_eq!(World::run(&f, Algorithm::Direct, 3).output(0, 1).unwrap(), "((1+2)+0)");
+    assert_eq!(World::run(&f, Algorithm::Ring, 3).output(0, 1).unwrap(), "((2+0)+1)");
+    assert_eq!(World::run(&f, Algorithm::Doubling, 3).output(0, 0).unwrap(), "((0+2)+1)");
 }
 
 #[test]
 fn the_other_collectives_deliver_what_they_promise() {
     for world in 1..=9 {
-        let w = World::run(
-            &fingerprint(Collective::ReduceScatter, 1003, 0),
-            Algorithm::Direct,
-            world,
-        );
+        let w = World::run(&fingerprint(Collective::ReduceScatter, 1003, 0), Algorithm::Direct, world);
         assert!(w.finished());
         for rank in 0..world {
-            let got = w
-                .output(rank, if world == 1 { 0 } else { rank as usize })
-                .unwrap();
+            let got = w.output(rank, if world == 1 { 0 } else { rank as usize }).unwrap();
             assert_eq!(leaves(got).len(), world as usize);
         }
         for algorithm in [Algorithm::Direct, Algorithm::Ring] {
@@ -217,19 +171,11 @@ fn the_other_collectives_deliver_what_they_promise() {
             }
         }
         for root in 0..world {
-            let w = World::run(
-                &fingerprint(Collective::Broadcast, 1003, root),
-                Algorithm::Direct,
-                world,
-            );
+            let w = World::run(&fingerprint(Collective::Broadcast, 1003, root), Algorithm::Direct, world);
             assert!(w.finished());
             for rank in 0..world {
                 for chunk in 0..w.schedules[0].chunks.len() {
-                    assert_eq!(
-                        w.output(rank, chunk).unwrap(),
-                        &root.to_string(),
-                        "rank {rank} root {root}"
-                    );
+                    assert_eq!(w.output(rank, chunk).unwrap(), &root.to_string(), "rank {rank} root {root}");
                 }
             }
         }
@@ -257,11 +203,7 @@ fn chunks_cover_the_tensor_and_bytes_match_the_formula() {
                         assert_eq!(s.elements_to(other), theirs.elements_from(rank));
                     }
                 }
-                assert_eq!(
-                    sent,
-                    2 * u64::from(world - 1) * count,
-                    "{algorithm}, {world} peers"
-                );
+                assert_eq!(sent, 2 * u64::from(world - 1) * count, "{algorithm}, {world} peers");
             }
         }
     }

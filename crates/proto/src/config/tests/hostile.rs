@@ -42,27 +42,18 @@ fn secrets_are_never_shown() {
         let shown = format!("{error}\n{error:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
     }
-    let error = read_with(
-        "",
-        &[("PCCL_AUTH_SECRET", "hunter2"), ("PCCL_AUTH__SECRET", "hunter2x")],
-    )
-    .unwrap_err();
+    let error =
+        read_with("", &[("PCCL_AUTH_SECRET", "hunter2"), ("PCCL_AUTH__SECRET", "hunter2x")]).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }
 
 #[test]
 fn yaml_that_we_do_not_read_is_refused_with_its_line() {
     for (text, reason) in [
-        (
-            "peer_group: 1\npeer_group: 2\n",
-            "the key `peer_group` stands twice in one section",
-        ),
+        ("peer_group: 1\npeer_group: 2\n", "the key `peer_group` stands twice in one section"),
         ("peer_group: &a 1\nrole: *a\n", "YAML anchors are not read here"),
         ("peer_group: !!int 1\n", "YAML tags are not read here"),
-        (
-            "peer_group: 1\n---\npeer_group: 2\n",
-            "a second YAML document begins here; only one is read",
-        ),
+        ("peer_group: 1\n---\npeer_group: 2\n", "a second YAML document begins here; only one is read"),
         ("? [a]\n: b\n", "a key must be one word"),
     ] {
         let error = read(text).unwrap_err();
@@ -79,16 +70,9 @@ fn hostile_texts_are_refused_quickly() {
     let deep = format!("network: {}{}", "{a: ".repeat(5_000), "}".repeat(5_000));
     let long = "x".repeat(tree::MAX_BYTES + 1);
     let dashes = "- ".repeat(50_000);
-    for text in [
-        nested.as_str(),
-        &deep,
-        &long,
-        &dashes,
-        "{---",
-        "a: \u{0}",
-        "\u{1b}[31m: 1",
-        "%YAML 9.9\n---\n",
-    ] {
+    for text in
+        [nested.as_str(), &deep, &long, &dashes, "{---", "a: \u{0}", "\u{1b}[31m: 1", "%YAML 9.9\n---\n"]
+    {
         if let Err(error) = read(text) {
             let shown = error.to_string();
             assert!(shown.len() < 2_000 && !shown.contains('\u{1b}'), "{shown}");

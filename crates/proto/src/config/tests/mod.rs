@@ -22,9 +22,7 @@ logging: { level: "INFO", file: "/var/log/pccl/worker.log", max_size_mb: 100 }
 
 fn read_with(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let env: BTreeMap<&str, &str> = env.iter().copied().collect();
-    Config::from_yaml(text, "pccl_config.yaml", &|name| {
-        env.get(name).map(|&value| value.to_owned())
-    })
+    Config::from_yaml(text, "pccl_config.yaml", &|name| env.get(name).map(|&value| value.to_owned()))
 }
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -59,11 +57,7 @@ fn leaves(prefix: &str, value: &serde_json::Value, out: &mut BTreeMap<String, St
         return;
     };
     for (name, value) in map {
-        let path = if prefix.is_empty() {
-            name.clone()
-        } else {
-            format!("{prefix}.{name}")
-        };
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         leaves(&path, value, out);
     }
 }
@@ -71,21 +65,14 @@ fn leaves(prefix: &str, value: &serde_json::Value, out: &mut BTreeMap<String, St
 #[test]
 fn the_documented_file_is_read() {
     let config = read_with(DESIGN, &[("PCCL_AUTH_SECRET", "correct horse")]).unwrap();
-    assert_eq!(
-        config.network.masters(),
-        [("master.example.com".to_owned(), 7117)]
-    );
+    assert_eq!(config.network.masters(), [("master.example.com".to_owned(), 7117)]);
     assert_eq!(config.network.tls.ca_file.as_deref(), Some("/etc/pccl/ca.crt"));
     assert!(config.network.tls.enabled && config.auth.enabled);
     assert_eq!(config.auth.secret.as_ref().unwrap().expose(), "correct horse");
     assert_eq!(config.logging.file.as_deref(), Some("/var/log/pccl/worker.log"));
     assert_eq!(
         config.origin("network.master_port"),
-        Origin::File {
-            file: "pccl_config.yaml".into(),
-            line: 4,
-            column: 16
-        }
+        Origin::File { file: "pccl_config.yaml".into(), line: 4, column: 16 }
     );
     assert!(!config.is_given("network.site"));
 }
@@ -94,10 +81,8 @@ fn the_documented_file_is_read() {
 fn schema_and_structs_agree_on_keys_and_defaults() {
     let mut have = BTreeMap::new();
     leaves("", &serde_json::to_value(Config::default()).unwrap(), &mut have);
-    let want: BTreeMap<_, _> = schema()
-        .iter()
-        .map(|key| (key.path.to_owned(), key.default.to_owned()))
-        .collect();
+    let want: BTreeMap<_, _> =
+        schema().iter().map(|key| (key.path.to_owned(), key.default.to_owned())).collect();
     assert_eq!(have, want);
 }
 
@@ -105,10 +90,7 @@ fn schema_and_structs_agree_on_keys_and_defaults() {
 fn defaults_read_from_a_file_are_the_defaults() {
     let mut text = String::new();
     let mut section = String::new();
-    for key in schema()
-        .iter()
-        .filter(|key| !key.default.is_empty() && !key.path.contains("tls"))
-    {
+    for key in schema().iter().filter(|key| !key.default.is_empty() && !key.path.contains("tls")) {
         let Some((head, name)) = key.path.split_once('.') else {
             writeln!(text, "{}: {}", key.path, key.default).unwrap();
             continue;
@@ -120,10 +102,7 @@ fn defaults_read_from_a_file_are_the_defaults() {
         writeln!(text, "  {name}: {}", key.default).unwrap();
     }
     let config = read(&text).unwrap();
-    assert_eq!(
-        serde_json::to_value(&config).unwrap(),
-        serde_json::to_value(Config::default()).unwrap()
-    );
+    assert_eq!(serde_json::to_value(&config).unwrap(), serde_json::to_value(Config::default()).unwrap());
 }
 
 #[test]
@@ -139,10 +118,7 @@ fn empty_texts_give_the_defaults() {
         let config = read(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
         assert_eq!(config.network.master_port, 7117);
     }
-    assert_eq!(
-        Config::from_env(&|_| None).unwrap().metrics.address,
-        MetricsAddress::Unset
-    );
+    assert_eq!(Config::from_env(&|_| None).unwrap().metrics.address, MetricsAddress::Unset);
 }
 
 #[test]
@@ -175,28 +151,16 @@ fn other_unknown_keys_get_the_best_hint_there_is() {
 
 #[test]
 fn variables_in_values_are_replaced() {
-    let env = [
-        ("SITE", "oslo"),
-        ("PORT", "9000"),
-        ("EMPTY", ""),
-        ("EVIL", "x, master_port: 1 ${SITE}"),
-    ];
-    let site = |value: &str| {
-        read_with(&format!("network: {{ site: \"{value}\" }}"), &env)
-            .unwrap()
-            .network
-            .site
-    };
+    let env = [("SITE", "oslo"), ("PORT", "9000"), ("EMPTY", ""), ("EVIL", "x, master_port: 1 ${SITE}")];
+    let site =
+        |value: &str| read_with(&format!("network: {{ site: \"{value}\" }}"), &env).unwrap().network.site;
     assert_eq!(site("${SITE}-1").as_deref(), Some("oslo-1"));
     assert_eq!(site("${NONE:-rack}$1").as_deref(), Some("rack$1"));
     assert_eq!(site("${EMPTY:-rack}").as_deref(), Some("rack"));
     assert_eq!(site("$${SITE}").as_deref(), Some("${SITE}"));
     assert_eq!(site("${NONE:-}"), None);
     let config = read_with("network:\n  master_port: ${PORT}\n  heartbeat_timeout_ms: \"${X:-900}\"\nperformance:\n  enable_compression: ${C:-true}\n", &env).unwrap();
-    assert_eq!(
-        (config.network.master_port, config.network.heartbeat_timeout_ms),
-        (9000, 900)
-    );
+    assert_eq!((config.network.master_port, config.network.heartbeat_timeout_ms), (9000, 900));
     assert!(config.performance.enable_compression);
     let config = read_with("logging: { file: \"${EVIL}\" }", &env).unwrap();
     assert_eq!(config.logging.file.as_deref(), Some("x, master_port: 1 ${SITE}"));
@@ -210,10 +174,7 @@ fn variables_that_cannot_be_replaced_are_errors() {
         ConfigErrorKind::UnsetVariable,
         "the environment variable SITE is not set",
     );
-    assert_eq!(
-        (line(&error), error.hint()),
-        (2, Some("set it, or give a default: `${SITE:-…}`"))
-    );
+    assert_eq!((line(&error), error.hint()), (2, Some("set it, or give a default: `${SITE:-…}`")));
     for value in ["${SITE", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-b}"] {
         let error = read(&format!("network: {{ site: \"{value}\" }}")).unwrap_err();
         assert_eq!(error.kind(), ConfigErrorKind::Syntax, "{error}");
@@ -245,9 +206,7 @@ fn the_environment_comes_before_the_file_and_the_file_before_the_defaults() {
     assert_eq!(config.logging.file, None);
     assert_eq!(
         config.origin("network.master_port"),
-        Origin::Env {
-            variable: "PCCL_NETWORK__MASTER_PORT".into()
-        }
+        Origin::Env { variable: "PCCL_NETWORK__MASTER_PORT".into() }
     );
 }
 
@@ -265,41 +224,25 @@ fn short_variables_work() {
     assert_eq!(config.network.site.as_deref(), Some("oslo"));
     assert_eq!(config.auth.secret.unwrap().expose(), "correct horse");
     assert_eq!(config.metrics.address.to_string(), ":9191");
-    let masters: Vec<String> = config
-        .network
-        .master_host
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let masters: Vec<String> = config.network.master_host.iter().map(ToString::to_string).collect();
     assert_eq!(masters, ["a:7000", "::1"]);
 }
 
 #[test]
 fn a_wrong_variable_is_named() {
-    let error = read_with(
-        "network: { master_port: 1 }",
-        &[("PCCL_NETWORK__MASTER_PORT", "x")],
-    )
-    .unwrap_err();
+    let error = read_with("network: { master_port: 1 }", &[("PCCL_NETWORK__MASTER_PORT", "x")]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "PCCL_NETWORK__MASTER_PORT: network.master_port must be a whole number from 1 to 65535, found `x`"
     );
     let both = [("PCCL_SITE", "a"), ("PCCL_NETWORK__SITE", "b")];
-    assert_eq!(
-        read_with("", &both).unwrap_err().kind(),
-        ConfigErrorKind::Conflict
-    );
+    assert_eq!(read_with("", &both).unwrap_err().kind(), ConfigErrorKind::Conflict);
     assert!(read_with("", &[("PCCL_SITE", "a"), ("PCCL_NETWORK__SITE", "a")]).is_ok());
 }
 
 #[test]
 fn the_run_wide_keys_are_those_that_decide_an_outcome() {
-    let keys: Vec<&str> = schema()
-        .iter()
-        .filter(|key| key.run_wide)
-        .map(|key| key.path)
-        .collect();
+    let keys: Vec<&str> = schema().iter().filter(|key| key.run_wide).map(|key| key.path).collect();
     assert_eq!(
         keys,
         [

@@ -6,53 +6,21 @@ use super::*;
 fn wrong_types_name_the_line() {
     use ConfigErrorKind::WrongType;
     let number = "network.master_port must be a whole number from 1 to 65535, found";
-    let error = refused(
-        "\nnetwork:\n  master_port: soon\n",
-        WrongType,
-        &format!("{number} `soon`"),
-    );
+    let error = refused("\nnetwork:\n  master_port: soon\n", WrongType, &format!("{number} `soon`"));
     assert_eq!(line(&error), 3);
-    refused(
-        "network: { master_port: 71.5 }",
-        WrongType,
-        &format!("{number} `71.5`"),
-    );
-    refused(
-        "network: { master_port: [1] }",
-        WrongType,
-        &format!("{number} a list"),
-    );
-    refused(
-        "network: { master_port: {} }",
-        WrongType,
-        &format!("{number} a section"),
-    );
-    refused(
-        "network: { master_port: }",
-        WrongType,
-        &format!("{number} nothing"),
-    );
-    let error = refused(
-        "network: { master_port: '7117' }",
-        WrongType,
-        &format!("{number} the text `7117`"),
-    );
+    refused("network: { master_port: 71.5 }", WrongType, &format!("{number} `71.5`"));
+    refused("network: { master_port: [1] }", WrongType, &format!("{number} a list"));
+    refused("network: { master_port: {} }", WrongType, &format!("{number} a section"));
+    refused("network: { master_port: }", WrongType, &format!("{number} nothing"));
+    let error = refused("network: { master_port: '7117' }", WrongType, &format!("{number} the text `7117`"));
     assert_eq!(error.hint(), Some("write it without quotes"));
     refused(
         "performance: { enable_compression: yes }",
         WrongType,
         "performance.enable_compression must be true or false, found `yes`",
     );
-    refused(
-        "network: 5",
-        WrongType,
-        "`network` must be a section of `key: value` lines",
-    );
-    refused(
-        "- a",
-        WrongType,
-        "the file must be a section of `key: value` lines",
-    );
+    refused("network: 5", WrongType, "`network` must be a section of `key: value` lines");
+    refused("- a", WrongType, "the file must be a section of `key: value` lines");
 }
 
 #[test]
@@ -95,52 +63,27 @@ fn the_heartbeat_timeout_is_at_least_two_intervals() {
 fn hosts_may_be_one_or_many() {
     let masters = |text: &str| read(text).unwrap().network.masters();
     let pair = |host: &str, port| (host.to_owned(), port);
-    assert_eq!(
-        masters("network: { master_host: a, master_port: 9 }"),
-        [pair("a", 9)]
-    );
+    assert_eq!(masters("network: { master_host: a, master_port: 9 }"), [pair("a", 9)]);
     assert_eq!(
         masters("network: { master_host: [a, 'b:8', '::1'] }"),
         [pair("a", 7117), pair("b", 8), pair("::1", 7117)]
     );
-    assert_eq!(
-        masters("network: { master_host: '[::1]:8, c' }"),
-        [pair("::1", 8), pair("c", 7117)]
-    );
-    for host in [
-        "''",
-        "[]",
-        "[a, '']",
-        "'a b'",
-        "'http://a'",
-        "'a:0'",
-        "'a:b'",
-        "'[::1'",
-        "'[::1]x'",
-        "'a/b'",
-        "','",
-    ] {
+    assert_eq!(masters("network: { master_host: '[::1]:8, c' }"), [pair("::1", 8), pair("c", 7117)]);
+    for host in
+        ["''", "[]", "[a, '']", "'a b'", "'http://a'", "'a:0'", "'a:b'", "'[::1'", "'[::1]x'", "'a/b'", "','"]
+    {
         let error = read(&format!("network: {{ master_host: {host} }}")).unwrap_err();
         assert_eq!(error.kind(), ConfigErrorKind::OutOfRange, "{error}");
     }
     let advertised = read("network: { advertise_address: '203.0.113.9:7200' }").unwrap();
-    assert_eq!(
-        advertised.network.advertise_address.unwrap().to_string(),
-        "203.0.113.9:7200"
-    );
+    assert_eq!(advertised.network.advertise_address.unwrap().to_string(), "203.0.113.9:7200");
 }
 
 #[test]
 fn names_of_choices_are_read_in_any_case() {
+    assert_eq!(read("logging: { level: debug }").unwrap().logging.level, LogLevel::Debug);
     assert_eq!(
-        read("logging: { level: debug }").unwrap().logging.level,
-        LogLevel::Debug
-    );
-    assert_eq!(
-        read("fault_tolerance: { recovery: by_caller }")
-            .unwrap()
-            .fault_tolerance
-            .recovery,
+        read("fault_tolerance: { recovery: by_caller }").unwrap().fault_tolerance.recovery,
         Recovery::ByCaller
     );
     let error = refused(
@@ -167,75 +110,31 @@ fn metrics_may_be_unset_off_or_somewhere() {
 
 #[test]
 fn security_is_on_when_its_material_is_given() {
-    assert!(
-        read_with("", &[("PCCL_AUTH_SECRET", "correct horse")])
-            .unwrap()
-            .auth
-            .enabled
-    );
-    assert!(
-        !read("auth: { enabled: false, secret: correct-horse }")
-            .unwrap()
-            .auth
-            .enabled
-    );
+    assert!(read_with("", &[("PCCL_AUTH_SECRET", "correct horse")]).unwrap().auth.enabled);
+    assert!(!read("auth: { enabled: false, secret: correct-horse }").unwrap().auth.enabled);
     let error = refused(
         "auth:\n  enabled: true\n",
         ConfigErrorKind::Missing,
         "authentication is on and auth.secret is not given",
     );
     assert_eq!((line(&error), error.key()), (2, Some("auth.secret")));
-    assert!(
-        read("network: { tls: { cert_file: c, key_file: k } }")
-            .unwrap()
-            .network
-            .tls
-            .enabled
-    );
+    assert!(read("network: { tls: { cert_file: c, key_file: k } }").unwrap().network.tls.enabled);
     let error = read("network: { tls: { cert_file: c } }").unwrap_err();
-    assert_eq!(
-        (error.kind(), error.key()),
-        (ConfigErrorKind::Missing, Some("network.tls.key_file"))
-    );
-    assert_eq!(
-        read("network: { tls: { enabled: true } }").unwrap_err().key(),
-        Some("network.tls.cert_file")
-    );
+    assert_eq!((error.kind(), error.key()), (ConfigErrorKind::Missing, Some("network.tls.key_file")));
+    assert_eq!(read("network: { tls: { enabled: true } }").unwrap_err().key(), Some("network.tls.cert_file"));
 }
 
 #[test]
 fn a_store_has_the_address_of_its_kind() {
-    let kind = |text: &str| {
-        read(text)
-            .map(|config| config.store.kind)
-            .map_err(|error| error.kind())
-    };
+    let kind = |text: &str| read(text).map(|config| config.store.kind).map_err(|error| error.kind());
     assert_eq!(kind("store: { path: /var/lib/pccl }"), Ok(StoreKind::Embedded));
-    assert_eq!(
-        kind("store: { kind: postgres, url: 'postgres://u:p@h/d' }"),
-        Ok(StoreKind::Postgres)
-    );
-    assert_eq!(
-        kind("store: { kind: etcd, url: 'http://a:2379, http://b:2379' }"),
-        Ok(StoreKind::Etcd)
-    );
+    assert_eq!(kind("store: { kind: postgres, url: 'postgres://u:p@h/d' }"), Ok(StoreKind::Postgres));
+    assert_eq!(kind("store: { kind: etcd, url: 'http://a:2379, http://b:2379' }"), Ok(StoreKind::Etcd));
     assert_eq!(kind("store: { kind: postgres }"), Err(ConfigErrorKind::Missing));
-    assert_eq!(
-        kind("store: { kind: postgres, url: 'mysql://h' }"),
-        Err(ConfigErrorKind::OutOfRange)
-    );
-    assert_eq!(
-        kind("store: { kind: etcd, url: 'http://' }"),
-        Err(ConfigErrorKind::OutOfRange)
-    );
-    assert_eq!(
-        kind("store: { url: 'postgres://h' }"),
-        Err(ConfigErrorKind::Conflict)
-    );
-    assert_eq!(
-        kind("store: { kind: memory, path: x }"),
-        Err(ConfigErrorKind::Conflict)
-    );
+    assert_eq!(kind("store: { kind: postgres, url: 'mysql://h' }"), Err(ConfigErrorKind::OutOfRange));
+    assert_eq!(kind("store: { kind: etcd, url: 'http://' }"), Err(ConfigErrorKind::OutOfRange));
+    assert_eq!(kind("store: { url: 'postgres://h' }"), Err(ConfigErrorKind::Conflict));
+    assert_eq!(kind("store: { kind: memory, path: x }"), Err(ConfigErrorKind::Conflict));
     assert_eq!(kind("store: { kind: file }"), Err(ConfigErrorKind::OutOfRange));
     assert_eq!(read("").unwrap().store.lease().as_millis(), 1500);
 }

@@ -1,0 +1,103 @@
+//! What the simulator may change: limits, so that small tensors meet them, and rules, so that it proves to miss them.
+//!
+//! Everybody else has the default, and cannot have anything else: the feature `sim` is for the simulator alone.
+
+/// A rule of the protocol whose absence the simulator must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A master judges only members that attached to it in its own term.
+    JudgeTheAttached,
+    /// A peer goes back to no lower term, and a master that hears of a higher one is over.
+    HighestTerm,
+    /// *Failed* binds members that have not started the attempt.
+    FailureBinds,
+    /// The store keeps every verdict that not all who stay have acknowledged.
+    KeepVerdicts,
+    /// Promises and heard verdicts are repeated on every attach.
+    RepeatPromises,
+    /// A write compares the epoch that it replaces, and one of unknown outcome is resolved by reading.
+    ResolveDoubt,
+    /// Nobody hears of a decision before the store has it.
+    WriteBeforeTelling,
+    /// An attempt's name has a number.
+    NumberAttempts,
+    /// *Not done* is final; who cannot be reached has not agreed; settling ends the session.
+    SettleForGood,
+    /// A master that may decide nothing says so.
+    AdmitPowerlessness,
+    /// Who connects again names the session that it ended, and newcomers may follow members that are not heard any more.
+    NameTheEnded,
+}
+
+impl Rule {
+    /// Every one.
+    pub const ALL: &[Self] = &[
+        Self::JudgeTheAttached,
+        Self::HighestTerm,
+        Self::FailureBinds,
+        Self::KeepVerdicts,
+        Self::RepeatPromises,
+        Self::ResolveDoubt,
+        Self::WriteBeforeTelling,
+        Self::NumberAttempts,
+        Self::SettleForGood,
+        Self::AdmitPowerlessness,
+        Self::NameTheEnded,
+    ];
+}
+
+/// Limits and rules of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    eager_bytes: u64,
+    piece_bytes: u64,
+    #[cfg(feature = "sim")]
+    broken: Option<Rule>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            eager_bytes: 64 << 10,
+            piece_bytes: crate::wire::MAX_DATA_BYTES as u64,
+            #[cfg(feature = "sim")]
+            broken: None,
+        }
+    }
+}
+
+impl Rules {
+    /// Tensor bytes that may be sent on a link for attempts that the receiver has not started.
+    pub(crate) fn eager_bytes(&self) -> u64 {
+        self.eager_bytes
+    }
+
+    /// Bytes of a piece of a tensor.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.piece_bytes
+    }
+
+    /// Whether a rule is in force.
+    #[cfg(not(feature = "sim"))]
+    #[expect(clippy::unused_self, reason = "the simulator's twin has something to say")]
+    pub(crate) fn hold(&self, _rule: Rule) -> bool {
+        true
+    }
+
+    /// Whether a rule is in force.
+    #[cfg(feature = "sim")]
+    pub(crate) fn hold(&self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+
+    /// Other limits, and a rule that shall not be in force.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn simulated(eager_bytes: u64, piece_bytes: u64, broken: Option<Rule>) -> Self {
+        Self {
+            eager_bytes,
+            piece_bytes,
+            broken,
+        }
+    }
+}
