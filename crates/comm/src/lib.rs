@@ -1,1 +1,44 @@
 //! Fault-tolerant collectives over TCP/IP: the library of a peer.
+//!
+//! ```no_run
+//! use pccl::{Call, Communicator, Options, ReduceOp};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let comm = Communicator::connect(&Options::new("master.example.com:7117"))?;
+//! while comm.membership().world_size < 4 {
+//!     comm.update_topology()?; // every member calls it; newcomers come in here and nowhere else
+//! }
+//! let mut gradients = vec![0.5_f32; 1 << 20];
+//! let info = comm.all_reduce_in_place(&mut gradients, &Call::new(0).op(ReduceOp::Avg))?;
+//! println!("averaged over {} peers, {} recoveries", info.world, info.recoveries);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! When a peer dies in the middle of an op, the same call goes on with the survivors; it returns an error only if the op
+//! failed for all alike, or this peer's membership has ended, and then the input is as it was.
+
+mod buffer;
+mod collectives;
+mod communicator;
+mod element;
+mod engine;
+mod error;
+mod kernels;
+mod options;
+mod pending;
+
+pub use collectives::{ManyCall, Scattered};
+pub use communicator::{Communicator, MemberInfo, Membership, Stats};
+pub use element::Element;
+pub use error::{Class, CollectiveError, ConnectError, VoteError};
+pub use options::{Call, Options, Ports};
+pub use pccl_proto::peer::OpInfo;
+pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
+pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
+pub use pending::Pending;
+
+/// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.
+pub fn hash_bytes(bytes: &[u8]) -> u128 {
+    pccl_kernels::hash::hash_block(bytes)
+}

@@ -1,0 +1,208 @@
+//! The caller's memory, seen as bytes, while an op runs. The only unsafe code of this crate.
+//!
+//! A blocking call lends its slices, and returns only after its op has ended and given them back ([`run`],
+//! [`run_in_place`], [`Loans`]): so the pointers below are valid, and nobody else uses the memory, for as long as a lent
+//! [`Buffers`] exists. An asynchronous call hands over a vector that it owns.
+
+use std::any::Any;
+use std::marker::PhantomData;
+
+use pccl_proto::execute::OpMemory;
+use pccl_proto::ids::Tag;
+use pccl_proto::peer::{OpId, StartError};
+use pccl_proto::vocabulary::Fingerprint;
+
+use crate::element::Element;
+use crate::engine::{Ended, Engine};
+
+/// A slice of elements as bytes.
+pub(crate) fn as_bytes<T: Element>(slice: &[T]) -> &[u8] {
+    // SAFETY: `Element` is sealed to plain numbers without padding, so every byte is initialised; the length is that of
+    // the same allocation, and u8 has no alignment to keep.
+    unsafe { std::slice::from_raw_parts(slice.as_ptr().cast(), size_of_val(slice)) }
+}
+
+/// A slice of elements as bytes, to write.
+pub(crate) fn as_bytes_mut<T: Element>(slice: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above; and any bytes are valid numbers.
+    unsafe { std::slice::from_raw_parts_mut(slice.as_mut_ptr().cast(), size_of_val(slice)) }
+}
+
+/// A vector that an asynchronous op owns.
+pub(crate) trait OwnedBytes: Send {
+    fn bytes(&self) -> &[u8];
+    fn bytes_mut(&mut self) -> &mut [u8];
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+impl<T: Element> OwnedBytes for Vec<T> {
+    fn bytes(&self) -> &[u8] {
+        as_bytes(self)
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        as_bytes_mut(self)
+    }
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+}
+
+struct Lent {
+    ptr: *mut u8,
+    len: usize,
+}
+
+/// The memory of an op.
+pub(crate) enum Buffers {
+    /// Lent, input and output apart.
+    Apart(LentPair),
+    /// Lent, input and output the same.
+    InPlace(LentOne),
+    /// Owned, input and output the same.
+    Owned(Box<dyn OwnedBytes>),
+}
+
+pub(crate) struct LentPair {
+    input: Lent,
+    output: Lent,
+}
+
+pub(crate) struct LentOne(Lent);
+
+// SAFETY: the pointers stand for slices of plain bytes that their owner has lent for the lifetime of the op and does not
+// touch meanwhile; which thread uses them does not matter.
+unsafe impl Send for Lent {}
+
+/// If a panic unwinds while another thread may still use lent memory, the process must not go on.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}
+
+/// Runs an op on two lent slices, from start to end.
+pub(crate) fn run(
+    engine: &Engine,
+    tag: Tag,
+    f: Fingerprint,
+    input: &[u8],
+    output: &mut [u8],
+) -> Result<Ended, StartError> {
+    let memory = Buffers::Apart(LentPair {
+        // The input is never written to through this pointer: `OpMemory` gives it out as `&[u8]` only.
+        input: Lent { ptr: input.as_ptr().cast_mut(), len: input.len() },
+        output: Lent { ptr: output.as_mut_ptr(), len: output.len() },
+    });
+    run_lent(engine, tag, f, memory)
+}
+
+/// Runs an op on one lent slice, from start to end.
+pub(crate) fn run_in_place(
+    engine: &Engine,
+    tag: Tag,
+    f: Fingerprint,
+    buffer: &mut [u8],
+) -> Result<Ended, StartError> {
+    let memory = Buffers::InPlace(LentOne(Lent { ptr: buffer.as_mut_ptr(), len: buffer.len() }));
+    run_lent(engine, tag, f, memory)
+}
+
+fn run_lent(engine: &Engine, tag: Tag, f: Fingerprint, memory: Buffers) -> Result<Ended, StartError> {
+    let guard = AbortOnUnwind;
+    let ended = engine.start_op(tag, f, memory).map(|id| engine.wait_for(id)).map_err(|(why, _memory)| why);
+    std::mem::forget(guard);
+    ended
+}
+
+/// Slices that are lent to ops one after the other, several at once. Waits, when dropped, for the ops that still have one.
+pub(crate) struct Loans<'a> {
+    engine: &'a Engine,
+    slices: Vec<(Lent, Option<OpId>)>,
+    lender: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Loans<'a> {
+    pub(crate) fn new(engine: &'a Engine, slices: impl Iterator<Item = &'a mut [u8]>) -> Self {
+        let lent = |s: &'a mut [u8]| (Lent { ptr: s.as_mut_ptr(), len: s.len() }, None);
+        Self { engine, slices: slices.map(lent).collect(), lender: PhantomData }
+    }
+
+    /// Starts an in-place op on slice `i`, which must have none.
+    pub(crate) fn start(&mut self, i: usize, tag: Tag, f: Fingerprint) -> Result<(), StartError> {
+        let (lent, op) = &mut self.slices[i];
+        assert!(op.is_none(), "a slice is lent to one op at a time");
+        let memory = Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len }));
+        *op = Some(self.engine.start_op(tag, f, memory).map_err(|(why, _memory)| why)?);
+        Ok(())
+    }
+
+    /// Waits for the op that has slice `i`.
+    pub(crate) fn finish(&mut self, i: usize) -> Option<Ended> {
+        let id = self.slices[i].1?;
+        let guard = AbortOnUnwind;
+        let ended = self.engine.wait_for(id);
+        std::mem::forget(guard);
+        self.slices[i].1 = None;
+        Some(ended)
+    }
+}
+
+impl Drop for Loans<'_> {
+    fn drop(&mut self) {
+        for i in 0..self.slices.len() {
+            self.finish(i);
+        }
+    }
+}
+
+impl Lent {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `run`, `run_in_place` and `Loans` keep the slice borrowed until the op has ended; the borrow of `self` keeps a mutable one away.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` makes it the only one. Never called on an input.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
+    }
+}
+
+impl OpMemory for Buffers {
+    fn in_place(&self) -> bool {
+        !matches!(self, Self::Apart(_))
+    }
+
+    fn input(&self) -> &[u8] {
+        match self {
+            Self::Apart(pair) => pair.input.bytes(),
+            Self::InPlace(one) => one.0.bytes(),
+            Self::Owned(vec) => vec.bytes(),
+        }
+    }
+
+    fn output(&self) -> &[u8] {
+        match self {
+            Self::Apart(pair) => pair.output.bytes(),
+            Self::InPlace(one) => one.0.bytes(),
+            Self::Owned(vec) => vec.bytes(),
+        }
+    }
+
+    fn output_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Apart(pair) => pair.output.bytes_mut(),
+            Self::InPlace(one) => one.0.bytes_mut(),
+            Self::Owned(vec) => vec.bytes_mut(),
+        }
+    }
+
+    fn split(&mut self) -> (&[u8], &mut [u8]) {
+        match self {
+            Self::Apart(pair) => (pair.input.bytes(), pair.output.bytes_mut()),
+            // Not asked for in-place ops; an empty input is the harmless answer.
+            other => (&[], other.output_mut()),
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Who drives the machine: the calling thread while it waits, a thread of the library otherwise.
+//!
+//! A caller that blocks does the reading, reducing and sending itself: no thread has to be woken for an op to go on,
+//! which is what small ops cost most. The library's thread takes over when no caller has driven for a moment, so that
+//! heartbeats and requests are answered whatever the caller does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pccl_net::{Net, Waiter, Wakeup};
+use pccl_observe::Metrics;
+use pccl_proto::ids::Tag;
+use pccl_proto::message::VoteOutcome;
+use pccl_proto::peer::{Completion, OpId, OpInfo, Peer, PeerConfig, PeerEvent, StartError};
+use pccl_proto::vocabulary::Fingerprint;
+
+use crate::buffer::Buffers;
+use crate::kernels::Cpu;
+
+/// How long the library's thread leaves the machine to callers after one has driven it.
+const PARK: Duration = Duration::from_millis(5);
+/// Longest wait without looking after the machine.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+
+/// The result of an op, and its memory.
+pub(crate) type Ended = Completion<Buffers>;
+
+pub(crate) struct State {
+    pub(crate) net: Net,
+    pub(crate) peer: Peer<Buffers, Cpu>,
+    results: BTreeMap<OpId, Ended>,
+    /// Ops whose handle was dropped.
+    forgotten: Vec<OpId>,
+    pub(crate) vote: Option<VoteOutcome>,
+    pub(crate) voting: bool,
+    pub(crate) last_trouble: String,
+    pub(crate) totals: Totals,
+    metrics: Option<Metrics>,
+    started: BTreeMap<OpId, Instant>,
+    caller_drives: bool,
+    last_driven: Option<Instant>,
+}
+
+/// Sums over the life of a communicator.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) ops: u64,
+    pub(crate) recoveries: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
+pub(crate) struct Engine {
+    state: Mutex<State>,
+    waiter: Mutex<Waiter>,
+    wakeup: Wakeup,
+    /// Signalled when something has ended and callers wait without driving.
+    ended: Condvar,
+    waiting: AtomicUsize,
+    park: Mutex<()>,
+    parked: Condvar,
+    stop: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in another thread has not left half a change that matters more than going on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    pub(crate) fn start(
+        listener: TcpListener,
+        udp: Option<UdpSocket>,
+        config: PeerConfig,
+        metrics: Option<Metrics>,
+    ) -> io::Result<Arc<Self>> {
+        let (mut net, waiter, wakeup) = pccl_net::pair()?;
+        net.set_listener(listener)?;
+        if let Some(udp) = udp {
+            net.set_udp(udp)?;
+        }
+        let peer = Peer::new(net.now(), config, Cpu);
+        let state = State {
+            net,
+            peer,
+            results: BTreeMap::new(),
+            forgotten: Vec::new(),
+            vote: None,
+            voting: false,
+            last_trouble: "no answer".into(),
+            totals: Totals::default(),
+            metrics,
+            started: BTreeMap::new(),
+            caller_drives: false,
+            last_driven: None,
+        };
+        let engine = Arc::new(Self {
+            state: Mutex::new(state),
+            waiter: Mutex::new(waiter),
+            wakeup,
+            ended: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            park: Mutex::new(()),
+            parked: Condvar::new(),
+            stop: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        let background = Arc::clone(&engine);
+        let thread =
+            std::thread::Builder::new().name("pccl-io".into()).spawn(move || background.background())?;
+        *lock(&engine.thread) = Some(thread);
+        Ok(engine)
+    }
+
+    /// Looks at, or changes, the machine; what it wants done is done at once.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = f(&mut state);
+        state.go_on();
+        if state.take_in() && self.waiting.load(Ordering::Relaxed) > 0 {
+            self.ended.notify_all();
+        }
+        result
+    }
+
+    /// Looks at the machine.
+    pub(crate) fn look<R>(&self, f: impl FnOnce(&State) -> R) -> R {
+        f(&lock(&self.state))
+    }
+
+    /// Starts an op. The memory comes back with the error, or by [`Engine::wait_for`].
+    pub(crate) fn start_op(
+        &self,
+        tag: Tag,
+        f: Fingerprint,
+        memory: Buffers,
+    ) -> Result<OpId, (StartError, Buffers)> {
+        self.with(|state| {
+            let now = state.net.now();
+            let id = state.peer.start(now, tag, f, memory)?;
+            state.started.insert(id, Instant::now());
+            Ok(id)
+        })
+    }
+
+    /// Lets the library's thread take over now: nobody is going to wait for an op that has been started.
+    pub(crate) fn hand_over(&self) {
+        lock(&self.state).last_driven = None;
+        self.parked.notify_one();
+        self.wakeup.wake();
+    }
+
+    /// Waits for an op to end.
+    pub(crate) fn wait_for(&self, id: OpId) -> Ended {
+        self.wait(None, |state| state.results.remove(&id))
+            .unwrap_or_else(|| unreachable!("there is no deadline"))
+    }
+
+    /// Whether the op has ended.
+    pub(crate) fn has_ended(&self, id: OpId) -> bool {
+        lock(&self.state).results.contains_key(&id)
+    }
+
+    /// Nobody will ask for this op's result.
+    pub(crate) fn forget(&self, id: OpId) {
+        let mut state = lock(&self.state);
+        if state.results.remove(&id).is_none() {
+            state.forgotten.push(id);
+        }
+    }
+
+    /// Waits until `check` gives something, driving the machine meanwhile; at most until `deadline`.
+    pub(crate) fn wait<R>(
+        &self,
+        deadline: Option<Instant>,
+        mut check: impl FnMut(&mut State) -> Option<R>,
+    ) -> Option<R> {
+        let late = || deadline.is_some_and(|at| Instant::now() >= at);
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(result) = check(&mut state) {
+                return Some(result);
+            }
+            if late() {
+                return None;
+            }
+            if !state.caller_drives {
+                state.caller_drives = true;
+                drop(state);
+                let result = self.drive(deadline, &mut check);
+                if self.waiting.load(Ordering::Relaxed) > 0 {
+                    // Somebody else has to drive now.
+                    self.ended.notify_all();
+                }
+                return result;
+            }
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            state = self.ended.wait_timeout(state, MAX_WAIT).unwrap_or_else(PoisonError::into_inner).0;
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drives until `check` gives something. `caller_drives` is ours.
+    fn drive<R>(
+        &self,
+        deadline: Option<Instant>,
+        check: &mut impl FnMut(&mut State) -> Option<R>,
+    ) -> Option<R> {
+        let mut waiter = self.waiter.try_lock().unwrap_or_else(|_| {
+            self.wakeup.wake();
+            lock(&self.waiter)
+        });
+        let mut state = lock(&self.state);
+        loop {
+            let result = check(&mut state);
+            if result.is_some() || deadline.is_some_and(|at| Instant::now() >= at) {
+                state.caller_drives = false;
+                state.last_driven = Some(Instant::now());
+                return result;
+            }
+            let left = deadline.map_or(MAX_WAIT, |at| at.saturating_duration_since(Instant::now()));
+            state = self.turn(state, &mut waiter, left);
+        }
+    }
+
+    /// Waits for the sockets without the lock, and handles what happened with it.
+    fn turn<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        waiter: &mut Waiter,
+        limit: Duration,
+    ) -> MutexGuard<'a, State> {
+        let limit = state.net.time_left(&state.peer).map_or(limit, |left| left.min(limit));
+        drop(state);
+        if let Err(e) = waiter.wait(Some(limit.min(MAX_WAIT))) {
+            tracing::error!(target: "pccl::peer", "failed to wait for sockets: {e}");
+        }
+        let mut state = lock(&self.state);
+        state.handle(waiter);
+        if state.take_in() && self.waiting.load(Ordering::Relaxed) > 0 {
+            self.ended.notify_all();
+        }
+        state
+    }
+
+    fn background(&self) {
+        while !self.stop.load(Ordering::Acquire) {
+            let leave_alone = {
+                let state = lock(&self.state);
+                state.caller_drives || state.last_driven.is_some_and(|at| at.elapsed() < PARK)
+            };
+            if leave_alone {
+                let guard = lock(&self.park);
+                drop(self.parked.wait_timeout(guard, PARK).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            }
+            let mut waiter = lock(&self.waiter);
+            let state = lock(&self.state);
+            if state.caller_drives {
+                continue;
+            }
+            drop(self.turn(state, &mut waiter, MAX_WAIT));
+        }
+    }
+
+    /// Ends the library's thread and closes every connection.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.parked.notify_all();
+        self.wakeup.wake();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+        lock(&self.state).net.close_all();
+    }
+
+    /// Begins a new life after the old one has ended.
+    pub(crate) fn begin_again(&self, config: PeerConfig) {
+        self.with(|state| {
+            state.go_on();
+            state.take_in();
+            state.peer = Peer::new(state.net.now(), config, Cpu);
+            state.vote = None;
+            state.voting = false;
+        });
+    }
+
+    /// The address of the listening socket as the others may reach it.
+    pub(crate) fn session(&self) -> Option<pccl_proto::message::Session> {
+        self.look(|state| state.peer.session())
+    }
+}
+
+impl State {
+    fn go_on(&mut self) {
+        self.net.go_on(&mut self.peer, &mut |_| {});
+    }
+
+    fn handle(&mut self, waiter: &Waiter) {
+        if let Err(e) = self.net.handle(&mut self.peer, waiter, &mut |_| {}) {
+            tracing::error!(target: "pccl::peer", "failed to handle sockets: {e}");
+        }
+    }
+
+    /// Takes what the machine has to say. Returns whether a caller may have waited for it.
+    fn take_in(&mut self) -> bool {
+        let mut news = false;
+        while let Some(event) = self.peer.poll_event() {
+            news = true;
+            self.log(&event);
+        }
+        while let Some(done) = self.peer.poll_completed() {
+            news = true;
+            self.count(&done);
+            match self.forgotten.iter().position(|id| *id == done.id) {
+                Some(i) => drop(self.forgotten.swap_remove(i)),
+                None => drop(self.results.insert(done.id, done)),
+            }
+        }
+        if let Some(outcome) = self.peer.poll_vote() {
+            news = true;
+            self.vote = Some(outcome);
+        }
+        news
+    }
+
+    fn count(&mut self, done: &Ended) {
+        let took = self.started.remove(&done.id).map(|at| at.elapsed());
+        let Ok(OpInfo { recoveries, sent_bytes, received_bytes, .. }) = done.result else { return };
+        self.totals.ops += 1;
+        self.totals.recoveries += u64::from(recoveries);
+        self.totals.sent_bytes += sent_bytes;
+        self.totals.received_bytes += received_bytes;
+        let Some(metrics) = &self.metrics else { return };
+        if let Some(took) = took {
+            metrics.record_op(took);
+        }
+        for _ in 0..recoveries {
+            metrics.record_recovery();
+        }
+        metrics.add_bytes(sent_bytes, received_bytes, Instant::now());
+        metrics.set_backup_bytes(self.peer.backup_bytes() as u64);
+    }
+
+    fn log(&mut self, event: &PeerEvent) {
+        match event {
+            PeerEvent::MasterAway { why } => {
+                self.last_trouble.clone_from(why);
+                tracing::warn!(target: "pccl::peer", "{event}");
+            }
+            PeerEvent::LinkDown { .. } | PeerEvent::Ended(_) | PeerEvent::Mismatch { .. } => {
+                tracing::warn!(target: "pccl::peer", "{event}");
+            }
+            PeerEvent::EpochChanged { world, .. } => {
+                if let Some(metrics) = &self.metrics {
+                    metrics.set_peer_count(*world as usize);
+                }
+                tracing::info!(target: "pccl::peer", "{event}");
+            }
+            _ => tracing::info!(target: "pccl::peer", "{event}"),
+        }
+    }
+}
+
+/// An address for the others: this port wherever the master sees us.
+pub(crate) fn anywhere(port: u16, v6: bool) -> SocketAddr {
+    if v6 {
+        (std::net::Ipv6Addr::UNSPECIFIED, port).into()
+    } else {
+        (std::net::Ipv4Addr::UNSPECIFIED, port).into()
+    }
+}

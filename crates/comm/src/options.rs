@@ -1,0 +1,152 @@
+//! How to connect, and how to call.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use pccl_observe::Metrics;
+use pccl_proto::settings::Expectations;
+use pccl_proto::vocabulary::{Algorithm, ReduceOp};
+
+/// Which port a peer listens on for the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    /// The first free one of these.
+    Range(RangeInclusive<u16>),
+    /// Any free one.
+    Any,
+}
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) masters: Vec<String>,
+    pub(crate) group: u32,
+    pub(crate) site: String,
+    pub(crate) bind: Option<IpAddr>,
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) ports: Ports,
+    pub(crate) stripes: u16,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) expects: Expectations,
+    pub(crate) metrics: Option<Metrics>,
+}
+
+impl Options {
+    /// A master by `host:port`.
+    pub fn new(master: impl Into<String>) -> Self {
+        Self::masters(vec![master.into()])
+    }
+
+    /// Several masters, of which one is active.
+    pub fn masters(masters: Vec<String>) -> Self {
+        Self {
+            masters,
+            group: 0,
+            site: String::new(),
+            bind: None,
+            advertise: None,
+            ports: Ports::Range(7118..=7150),
+            stripes: 1,
+            connect_timeout: Duration::from_secs(10),
+            expects: Expectations::default(),
+            metrics: None,
+        }
+    }
+
+    /// The peers with which this one reduces. Default 0.
+    #[must_use]
+    pub fn group(mut self, group: u32) -> Self {
+        self.group = group;
+        self
+    }
+
+    /// Label of the place this peer is in; peers near each other share one.
+    #[must_use]
+    pub fn site(mut self, site: &str) -> Self {
+        site.clone_into(&mut self.site);
+        self
+    }
+
+    /// The local address to listen on. Default: all.
+    #[must_use]
+    pub fn bind(mut self, ip: IpAddr) -> Self {
+        self.bind = Some(ip);
+        self
+    }
+
+    /// Where the others reach this peer, if not where the master sees it (NAT, port mapping, several interfaces).
+    #[must_use]
+    pub fn advertise(mut self, addr: SocketAddr) -> Self {
+        self.advertise = Some(addr);
+        self
+    }
+
+    /// The port to listen on. Default: the first free one of 7118–7150.
+    #[must_use]
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Connections between this peer and each other one (1 to 64); all peers of a group must have the same number.
+    /// Default 1.
+    #[must_use]
+    pub fn stripes(mut self, stripes: u16) -> Self {
+        self.stripes = stripes.clamp(1, 64);
+        self
+    }
+
+    /// How long to try to reach a master. Default 10 s. Being let in by the members may take any time.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// What this peer's own configuration says of the run's settings; a contradiction is refused.
+    #[must_use]
+    pub fn expects(mut self, expects: Expectations) -> Self {
+        self.expects = expects;
+        self
+    }
+
+    /// Where to record metrics.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+}
+
+/// How to call an op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Names the op among those running at the same time; peers' calls meet by it.
+    pub tag: u64,
+    /// How elements are combined.
+    pub op: ReduceOp,
+    /// Instead of the one that the cost model chooses.
+    pub algorithm: Option<Algorithm>,
+}
+
+impl Call {
+    /// A sum, by this tag.
+    pub fn new(tag: u64) -> Self {
+        Self { tag, op: ReduceOp::Sum, algorithm: None }
+    }
+
+    /// How elements are combined.
+    #[must_use]
+    pub fn op(mut self, op: ReduceOp) -> Self {
+        self.op = op;
+        self
+    }
+
+    /// The algorithm; all peers must ask for the same.
+    #[must_use]
+    pub fn algorithm(mut self, algorithm: impl Into<Option<Algorithm>>) -> Self {
+        self.algorithm = algorithm.into();
+        self
+    }
+}
