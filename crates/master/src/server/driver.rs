@@ -1,0 +1,109 @@
+//! The thread of a master: waits for sockets, timers and the store, and lets the machine decide.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pccl_net::{Net, Waiter};
+use pccl_observe::Metrics;
+use pccl_proto::master::{Master, MasterConfig, MasterEvent};
+use pccl_proto::message::Status;
+
+use super::EndError;
+use super::storage::{Gone, Storage};
+use crate::journal::Journal;
+
+/// How long the store may take for its first answer before peers are told that the master is not active yet.
+/// Until then they wait in the listening socket's queue.
+const FIRST_ANSWER: Duration = Duration::from_millis(250);
+
+pub(super) struct Driver {
+    net: Net,
+    waiter: Waiter,
+    storage: Storage,
+    master: Master,
+    journal: Journal,
+    metrics: Option<Metrics>,
+    stop: Arc<AtomicBool>,
+    questions: Receiver<Sender<Status>>,
+}
+
+impl From<Gone> for EndError {
+    fn from(_: Gone) -> Self {
+        Self::Panicked { thread: "store" }
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        net: Net,
+        waiter: Waiter,
+        storage: Storage,
+        config: MasterConfig,
+        metrics: Option<Metrics>,
+        (stop, questions): (Arc<AtomicBool>, Receiver<Sender<Status>>),
+    ) -> Self {
+        let master = Master::new(net.now(), config);
+        Self { net, waiter, storage, master, journal: Journal::default(), metrics, stop, questions }
+    }
+
+    /// Runs until it is stopped or cannot go on; `last` is the master's status then.
+    pub(super) fn run(mut self, last: &Mutex<Status>) -> Result<(), EndError> {
+        let end = self.serve();
+        if let Err(e) = &end {
+            tracing::error!(target: "pccl::master", "{e}");
+        }
+        *last.lock().unwrap_or_else(PoisonError::into_inner) = self.master.status(self.net.now());
+        self.net.close_all();
+        self.storage.end();
+        end
+    }
+
+    fn serve(&mut self) -> Result<(), EndError> {
+        self.go_on();
+        if let Some(reply) = self.storage.wait(FIRST_ANSWER)? {
+            self.master.handle_store(self.net.now(), reply);
+        }
+        self.go_on();
+        loop {
+            self.report()?;
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let left = self.net.time_left(&self.master);
+            self.waiter.wait(left).map_err(|e| EndError::Sockets { why: e.to_string() })?;
+            while let Some(reply) = self.storage.poll()? {
+                self.master.handle_store(self.net.now(), reply);
+            }
+            for question in self.questions.try_iter() {
+                // Whoever asked may have gone.
+                let _ = question.send(self.master.status(self.net.now()));
+            }
+            let requests = self.storage.requests();
+            self.net
+                .handle(&mut self.master, &self.waiter, &mut |request| drop(requests.send(request)))
+                .map_err(|e| EndError::Sockets { why: e.to_string() })?;
+        }
+    }
+
+    fn go_on(&mut self) {
+        let requests = self.storage.requests();
+        self.net.go_on(&mut self.master, &mut |request| drop(requests.send(request)));
+    }
+
+    /// Says what happened, and ends the master if another one has taken over.
+    fn report(&mut self) -> Result<(), EndError> {
+        let mut deposed = None;
+        while let Some(event) = self.master.poll_event() {
+            self.journal.say(&event);
+            if let MasterEvent::Deposed { term, newer } = event {
+                deposed = Some(EndError::Deposed { term, newer });
+            }
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.set_peer_count(self.master.members());
+        }
+        deposed.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,254 @@
+//! The file of the embedded store: its format, the steps of a write, and the lock.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use pccl_proto::ids::{PeerGroup, RunId, Term};
+use pccl_proto::record::{GroupRecord, RunRecord};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Version of the format that this program writes; it reads no other.
+const VERSION: u32 = 1;
+const FORMAT: &str = "pccl-master-state";
+
+/// An embedded store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The path names no place for a file.
+    #[error("failed to open the master's state {path}: {source}; create its directory, or name another file")]
+    Place {
+        /// As given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another master uses it.
+    #[error(
+        "the master's state {path} is in use by {}; stop that master first, or give this one another file",
+        name_of(*holder)
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The other master's process, if it has said so already.
+        holder: Option<u32>,
+    },
+    /// The lock file beside it cannot be used.
+    #[error(
+        "failed to lock the master's state with {lock}: {source}; check the permissions of file and directory"
+    )]
+    Lock {
+        /// The lock file.
+        lock: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is there and cannot be read.
+    #[error("failed to read the master's state {path}: {source}; check its permissions")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Its content is not what a master has written.
+    #[error(
+        "the master's state {path} is damaged: {what}; restore it from a backup, or move it away to begin a new run \
+         (peers that are still connected to the old one will be told that their sessions are forgotten)"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How it is seen.
+        what: String,
+    },
+    /// Another version of this program has written it.
+    #[error(
+        "the master's state {path} has format version {found}, this program knows version {VERSION}; start the \
+         version of pccl that wrote it, or move it away to begin a new run"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// It cannot be written, so nothing could be remembered.
+    #[error(
+        "failed to write the master's state {path}: {source}; check free space and permissions of its directory"
+    )]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn name_of(holder: Option<u32>) -> String {
+    holder.map_or_else(|| "another process".into(), |pid| format!("the process with pid {pid}"))
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope<'a> {
+    format: Cow<'a, str>,
+    version: u32,
+    /// CRC-32 of the state's bytes as they stand in the file, hexadecimal.
+    crc32: String,
+    state: Cow<'a, RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format: String,
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State<'a> {
+    /// Hexadecimal: JSON numbers of 128 bits do not survive most tools.
+    run: String,
+    term: Term,
+    groups: Cow<'a, BTreeMap<PeerGroup, GroupRecord>>,
+}
+
+/// The file's content for a record.
+pub(super) fn encode(record: &RunRecord) -> io::Result<Vec<u8>> {
+    let state = State {
+        run: format!("{:032x}", record.run.0),
+        term: record.term,
+        groups: Cow::Borrowed(&record.groups),
+    };
+    let state = serde_json::value::to_raw_value(&state)?;
+    let envelope = Envelope {
+        format: FORMAT.into(),
+        version: VERSION,
+        crc32: format!("{:08x}", crc32fast::hash(state.get().as_bytes())),
+        state: Cow::Owned(state),
+    };
+    let mut bytes = serde_json::to_vec(&envelope)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The record in a file's content.
+pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<RunRecord, StoreError> {
+    let damaged = |what: String| StoreError::Damaged { path: path.into(), what };
+    if bytes.is_empty() {
+        return Err(damaged("it is empty".into()));
+    }
+    if bytes.last() != Some(&b'\n') {
+        return Err(damaged(format!("it ends in the middle, after {} bytes", bytes.len())));
+    }
+    let unreadable = |e: serde_json::Error| damaged(format!("it cannot be parsed: {e}"));
+    let head: Version = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if head.format != FORMAT {
+        return Err(damaged(format!("its format is \"{}\", not \"{FORMAT}\"", head.format)));
+    }
+    if head.version != VERSION {
+        return Err(StoreError::Version { path: path.into(), found: head.version });
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(unreadable)?;
+    let computed = format!("{:08x}", crc32fast::hash(envelope.state.get().as_bytes()));
+    if computed != envelope.crc32 {
+        return Err(damaged(format!("its checksum is {}, its content has {computed}", envelope.crc32)));
+    }
+    let state: State<'_> = serde_json::from_str(envelope.state.get()).map_err(unreadable)?;
+    let run =
+        u128::from_str_radix(&state.run, 16).map_err(|e| damaged(format!("its run has no name: {e}")))?;
+    Ok(RunRecord { run: RunId(run), term: state.term, groups: state.groups.into_owned() })
+}
+
+/// The steps of a write, apart so that each can be made to fail in a test.
+pub(super) trait Disk: Send {
+    /// Writes a new file and has it on the disk when it returns.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Gives a file the name of another, which it replaces.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Has the names in a directory on the disk when it returns.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system.
+#[derive(Debug)]
+pub(super) struct FileSystem;
+
+impl Disk for FileSystem {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // A new file each time: after a failed write to an old one nobody knows what a later fsync vouches for.
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // Session keys are in it: for this user only.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+/// `path` with something appended to its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The one name of the file, whatever links lead to it, so that all masters look for the same lock.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+    let place = |source| StoreError::Place { path: path.into(), source };
+    match fs::canonicalize(path) {
+        Ok(found) => return Ok(found),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(place(e)),
+    }
+    let Some(name) = path.file_name() else {
+        return Err(place(io::ErrorKind::InvalidFilename.into()));
+    };
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(fs::canonicalize(parent).map_err(place)?.join(name))
+}
+
+/// Takes the lock of a file; it is held until the result is dropped, or the process ends.
+///
+/// The lock file stays: if it were removed, two processes could hold locks on two files of the same name.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let lock = beside(path, ".lock");
+    let failed = |source| StoreError::Lock { lock: lock.clone(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&lock).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let _ = file.take(32).read_to_string(&mut text);
+            return Err(StoreError::InUse { path: path.into(), holder: text.trim().parse().ok() });
+        }
+        Err(e) => return Err(failed(e.into())),
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(failed)?;
+    Ok(file)
+}

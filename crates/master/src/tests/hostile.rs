@@ -1,0 +1,1 @@
+//! Bytes from people who mean no good.
