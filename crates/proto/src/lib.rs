@@ -13,6 +13,7 @@ pub mod master;
 pub mod message;
 pub mod peer;
 pub mod record;
+pub mod rules;
 pub mod schedule;
 pub mod settings;
 pub mod vocabulary;

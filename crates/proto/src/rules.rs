@@ -2,6 +2,9 @@
 //!
 //! Everybody else has the default, and cannot have anything else: the feature `sim` is for the simulator alone.
 
+use crate::execute::Cut;
+use crate::vocabulary::DataType;
+
 /// A rule of the protocol whose absence the simulator must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
@@ -72,9 +75,10 @@ impl Rules {
         self.eager_bytes
     }
 
-    /// Bytes of a piece of a tensor.
-    pub(crate) fn piece_bytes(&self) -> u64 {
-        self.piece_bytes
+    /// Smaller pieces, if they shall be.
+    pub(crate) fn limit(&self, cut: Cut, dtype: DataType) -> Cut {
+        let elements = self.piece_bytes / dtype.size_bytes() as u64;
+        Cut { piece_elements: cut.piece_elements.min(elements), ..cut }
     }
 
     /// Whether a rule is in force.

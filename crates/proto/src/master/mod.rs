@@ -27,6 +27,7 @@ use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, 
 use crate::machine::{Action, Closed, Machine};
 use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
+use crate::rules::Rules;
 use crate::settings::RunSettings;
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES, MAX_STRANGER_BYTES};
 
@@ -118,6 +119,7 @@ struct Group {
 /// A master.
 pub struct Master {
     config: MasterConfig,
+    rules: Rules,
     random: Seeded,
     authority: Authority,
     record: RunRecord,
@@ -146,6 +148,7 @@ impl Master {
         let mut master = Self {
             random: Seeded::new(config.seed),
             authority: Authority::Starting,
+            rules: Rules::default(),
             record: RunRecord::default(),
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -170,6 +173,12 @@ impl Master {
     /// Whether it may decide anything.
     pub fn authority(&self) -> Authority {
         self.authority
+    /// Other limits and rules, before it begins.
+    #[cfg(feature = "sim")]
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     }
 
     /// Its term; zero before it has one.

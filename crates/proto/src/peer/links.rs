@@ -16,8 +16,6 @@ use crate::message::{LinkMessage, LinkRefusal, ToMaster};
 use crate::record::Member;
 use crate::wire::{DataHeader, encode_control};
 
-/// Tensor bytes that may be sent for attempts that the receiver has not started.
-const EAGER_BYTES: u64 = 64 << 10;
 /// Strangers that may be in their handshake at once; the oldest makes room.
 const MAX_STRANGERS: usize = 256;
 /// How long a stranger may take.
@@ -646,7 +644,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         };
         if !link.granted.contains(&name) {
             let used: u64 = link.eager.values().sum();
-            if used + u64::from(frame.len) > EAGER_BYTES {
+            if used + u64::from(frame.len) > self.rules.eager_bytes() {
                 let first = !link.blocked.iter().any(|o| o.name == name);
                 link.blocked.push_back(outgoing);
                 if first {
@@ -682,7 +680,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(view) = &self.view else { return };
         let mut to = Vec::new();
         for (rank, member) in view.members.iter().enumerate() {
-            let large = attempt.execution.schedule().elements_from(rank as u32) * size > EAGER_BYTES;
+            let large = attempt.execution.schedule().elements_from(rank as u32) * size > self.rules.eager_bytes();
             let Some(link) = self.links.table.get_mut(&member.session) else {
                 continue;
             };
@@ -772,7 +770,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             let Some(first) = link.blocked.front().copied() else {
                 return;
             };
-            if used + u64::from(first.frame.len) > EAGER_BYTES {
+            if used + u64::from(first.frame.len) > self.rules.eager_bytes() {
                 return;
             }
             link.blocked.pop_front();

@@ -27,6 +27,7 @@ use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, 
 use crate::machine::{Action, Closed, Machine};
 use crate::message::{Session, View, Vote, VoteKind, VoteOutcome};
 use crate::record::Failure;
+use crate::rules::Rules;
 use crate::schedule::Rank;
 use crate::settings::{Expectations, RunSettings};
 use crate::vocabulary::Algorithm;
@@ -105,6 +106,7 @@ pub enum Phase {
 
 /// A peer.
 pub struct Peer<M, K> {
+    rules: Rules,
     config: PeerConfig,
     kernels: K,
     random: Seeded,
@@ -148,6 +150,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let mut peer = Self {
             random: Seeded::new(config.seed),
             kernels,
+            rules: Rules::default(),
             phase: Phase::Connecting,
             run: RunId::default(),
             settings: RunSettings::default(),
@@ -183,6 +186,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// Where it is in its life.
+    /// Other limits and rules, before it begins.
+    #[cfg(feature = "sim")]
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     pub fn phase(&self) -> &Phase {
         &self.phase
     }

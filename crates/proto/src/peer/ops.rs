@@ -195,7 +195,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let backup = (op.memory.in_place() && self.settings.enable_buffer_backup && f.count > 0)
             .then(|| Backup::for_len(self.spare_backup.take(), op.memory.output().len()));
         let mut execution =
-            Execution::new(plan, &f, world, cut(&f, world, self.settings.ring_chunk_size), backup);
+            Execution::new(plan, &f, world, self.rules.limit(cut(&f, world, self.settings.ring_chunk_size), f.dtype), backup);
         execution.start(&mut op.memory, &self.kernels);
         op.attempt = Some(Attempt { name, execution, done: false, world, rank: self.rank });
         self.grant_attempt(name);
