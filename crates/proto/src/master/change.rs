@@ -360,10 +360,10 @@ impl Master {
     }
 
     pub(super) fn resolve_doubt(&mut self, now: Time, id: u64, found: &RunRecord) {
-        let Some(group) = self.writing(id) else { return };
         if found.term > self.record.term {
             return self.depose(found.term);
         }
+        let Some(group) = self.writing(id) else { return };
         let Some(Activity::Writing { record, replaces, .. }) = self.groups.get(&group).map(|g| &g.activity)
         else {
             return;

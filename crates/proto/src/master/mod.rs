@@ -134,6 +134,8 @@ pub struct Master {
     next_store: u64,
     next_change: u64,
     taking_term: Option<u64>,
+    /// The read that shall tell whether another master has a newer term.
+    checking_term: Option<u64>,
     actions: VecDeque<Action>,
     writable: BTreeSet<ConnId>,
     events: VecDeque<MasterEvent>,
@@ -161,6 +163,7 @@ impl Master {
             next_store: 0,
             next_change: 0,
             taking_term: None,
+            checking_term: None,
             actions: VecDeque::new(),
             writable: BTreeSet::new(),
             events: VecDeque::new(),
@@ -219,10 +222,17 @@ impl Master {
                 self.events.push_back(MasterEvent::StoreTrouble { why });
                 self.take_term();
             }
+            StoreReply::Unknown { id, why } if self.checking_term == Some(id) => {
+                self.checking_term = None;
+                self.events.push_back(MasterEvent::StoreTrouble { why });
+            }
             StoreReply::Written { id } => self.written(now, id),
             StoreReply::Rejected { id } => self.write_in_doubt(id, "the store has refused the write"),
             StoreReply::Unknown { id, why } => self.write_in_doubt(id, &why),
-            StoreReply::Record { id, record } => self.resolve_doubt(now, id, &record),
+            StoreReply::Record { id, record } => {
+                self.checking_term = self.checking_term.filter(|asked| *asked != id);
+                self.resolve_doubt(now, id, &record);
+            }
             StoreReply::Taken { .. } => {}
         }
     }
@@ -239,6 +249,15 @@ impl Master {
             }
         }
         self.events.push_back(MasterEvent::Active { term: self.record.term, members: self.members() as u32 });
+    }
+
+    /// Somebody says that another master has a newer term. Anybody can say so: the store knows.
+    fn check_term(&mut self) {
+        if self.checking_term.is_none() {
+            self.next_store += 1;
+            self.checking_term = Some(self.next_store);
+            self.actions.push_back(Action::Store(StoreRequest::Read { id: self.next_store }));
+        }
     }
 
     /// Another master has a newer term: from now on this one decides nothing.
@@ -291,6 +310,11 @@ impl Master {
         if let Some(conn) = self.sessions.get(&session).and_then(|s| s.conn) {
             self.send(conn, message);
         }
+    }
+
+    /// Whether the other side takes what it is sent. Who only asks shall not fill our memory with answers.
+    fn listens(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| c.stream.queued_bytes() <= MAX_STRANGER_BYTES)
     }
 
     fn drop_conn(&mut self, conn: ConnId) {
@@ -411,7 +435,7 @@ impl Machine for Master {
             return;
         }
         if beat.term > self.record.term {
-            return self.depose(beat.term);
+            return self.check_term();
         }
         if self.sessions.contains_key(&beat.session) {
             self.heard_from(now, beat.session);

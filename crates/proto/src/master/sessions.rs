@@ -18,6 +18,7 @@ impl Master {
     pub(super) fn handle_message(&mut self, now: Time, conn: ConnId, message: ToMaster) {
         let session = self.conns.get(&conn).and_then(|c| c.session);
         match (message, session) {
+            (ToMaster::Status | ToMaster::Ping, _) if !self.listens(conn) => {}
             (ToMaster::Status, _) => {
                 let status = Box::new(self.status(now));
                 self.send(conn, MasterMessage::Status(status));
@@ -141,7 +142,9 @@ impl Master {
         (session, term, report, vote): (Session, Term, &Report, Option<Vote>),
     ) {
         if term > self.record.term {
-            return self.depose(term);
+            self.check_term();
+            self.send(conn, MasterMessage::NotActive { active: None });
+            return self.drop_conn(conn);
         }
         let known = self.sessions.get(&session.id).is_some_and(|s| s.key == session.key && s.group == group);
         let removed = self.groups.get(&group).is_some_and(|g| g.removals.contains_key(&session.id));
@@ -217,7 +220,7 @@ impl Master {
             return;
         };
         let group = state.group;
-        let since = Time(now.0.saturating_sub(for_ms * 1000));
+        let since = Time(now.0.saturating_sub(for_ms.saturating_mul(1000)));
         state.waits.insert((name.tag, name.n), (since, f.to_string()));
         if name.epoch != self.epoch_of(group) {
             return;
