@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pccl_observe::Metrics;
 use pccl_proto::ids::{RunId, SessionId, Term};
-use pccl_proto::message::{Heartbeat, MasterMessage, Refusal};
+use pccl_proto::message::{Heartbeat, MasterMessage, Refusal, ToMaster};
 use pccl_proto::record::{Removal, StoreReply, StoreRequest};
 use pccl_proto::settings::{Expectations, RunSettings};
 use pccl_proto::wire::{Kind, Prefix};
@@ -223,21 +223,41 @@ fn a_panic_in_the_store_ends_the_master_with_a_reason() {
     assert_eq!(server.wait(), Err(EndError::Panicked { thread: "store" }));
 }
 
+/// One store for several masters.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<MemoryStore>>);
+
+impl StateStore for Shared {
+    fn execute(&mut self, request: &StoreRequest) -> StoreReply {
+        self.0.lock().unwrap().execute(request)
+    }
+}
+
 #[test]
-fn a_deposed_master_ends_by_itself() {
-    let server = start();
+fn a_master_that_hears_of_a_newer_term_asks_the_store_and_ends_if_it_is_true() {
+    let mut store = Shared::default();
+    let server = Server::start_with(options(), Box::new(store.clone())).unwrap();
     let (_listener, port) = living();
     let mut peer = Client::connect(server.addr());
-    let (session, run, ..) = peer.join_alone(port);
+    let (session, run, _, view) = peer.join_alone(port);
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let beat = Heartbeat { magic: Heartbeat::MAGIC, run, session: session.id, term: Term(9), sequence: 1 };
+    let beat = Heartbeat { magic: Heartbeat::MAGIC, run, session: session.id, term: Term(2), sequence: 1 };
+
+    // It is not true.
+    udp.send_to(&beat.encode(), server.addr()).unwrap();
+    let answer = Client::connect(server.addr()).attach(session, Term(2), view.epoch);
+    assert_eq!(answer, MasterMessage::NotActive { active: None });
+    peer.send(&ToMaster::Ping);
+    assert_eq!(peer.receive().unwrap(), MasterMessage::Pong);
+
+    store.execute(&StoreRequest::TakeTerm { id: 1, new_run: RunId(1) });
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| server.wait());
         until("the end", || {
             udp.send_to(&beat.encode(), server.addr()).unwrap();
             waiter.is_finished()
         });
-        assert_eq!(waiter.join().unwrap(), Err(EndError::Deposed { term: Term(1), newer: Term(9) }));
+        assert_eq!(waiter.join().unwrap(), Err(EndError::Deposed { term: Term(1), newer: Term(2) }));
     });
     let last = std::iter::from_fn(|| peer.receive().ok()).last();
     assert_eq!(last, Some(MasterMessage::NotActive { active: None }));
