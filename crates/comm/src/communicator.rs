@@ -313,6 +313,5 @@ fn peer_config(
         expects: options.expects.clone(),
         ended,
         seed: u64::from_le_bytes(seed),
-        stripes: options.stripes,
     })
 }

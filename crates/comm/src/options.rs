@@ -26,7 +26,6 @@ pub struct Options {
     pub(crate) bind: Option<IpAddr>,
     pub(crate) advertise: Option<SocketAddr>,
     pub(crate) ports: Ports,
-    pub(crate) stripes: u16,
     pub(crate) connect_timeout: Duration,
     pub(crate) expects: Expectations,
     pub(crate) metrics: Option<Metrics>,
@@ -47,7 +46,6 @@ impl Options {
             bind: None,
             advertise: None,
             ports: Ports::Range(7118..=7150),
-            stripes: 1,
             connect_timeout: Duration::from_secs(10),
             expects: Expectations::default(),
             metrics: None,
@@ -86,14 +84,6 @@ impl Options {
     #[must_use]
     pub fn ports(mut self, ports: Ports) -> Self {
         self.ports = ports;
-        self
-    }
-
-    /// Connections between this peer and each other one (1 to 64); all peers of a group must have the same number.
-    /// Default 1.
-    #[must_use]
-    pub fn stripes(mut self, stripes: u16) -> Self {
-        self.stripes = stripes.clamp(1, 64);
         self
     }
 

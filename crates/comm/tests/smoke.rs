@@ -42,7 +42,10 @@ impl TestMaster {
                 while let Some(event) = master.poll_event() {
                     eprintln!("master: {event}");
                 }
-                let limit = net.time_left(&master).unwrap_or(Duration::from_millis(50)).min(Duration::from_millis(50));
+                let limit = net
+                    .time_left(&master)
+                    .unwrap_or(Duration::from_millis(50))
+                    .min(Duration::from_millis(50));
                 waiter.wait(Some(limit)).unwrap();
                 net.handle(&mut master, &waiter, &mut |r| asked.push(r)).unwrap();
                 for request in asked {

@@ -43,6 +43,10 @@ pub struct Report {
     pub started: Vec<StartedAttempt>,
     /// Attempts of that epoch that it has heard *committed*, and does not know that everybody has.
     pub committed: Vec<(Tag, u32)>,
+    /// Round trip of its slowest link, microseconds, as measured; zero if nothing is.
+    pub rtt_us: u32,
+    /// Time for one MiB sent, microseconds, in the fastest large op so far; zero if there was none.
+    pub mib_us: u32,
 }
 
 /// What all members of a group can ask for together.

@@ -171,6 +171,20 @@ pub struct LinkModel {
     pub mib_us: u32,
 }
 
+/// What one TCP connection keeps in flight with the buffers that systems allow by default.
+const CONNECTION_WINDOW_BYTES: u64 = 3 << 20;
+/// Connections of a peer to all others.
+const MAX_CONNECTIONS: u64 = 512;
+
+impl LinkModel {
+    /// Connections between two of `world` peers that fill a link: round trip · bandwidth, over what one keeps in flight.
+    pub fn connections(&self, world: u32) -> u16 {
+        let in_flight = 2 * u64::from(self.alpha_us) * (1 << 20) / u64::from(self.mib_us.max(1));
+        let most = (MAX_CONNECTIONS / u64::from(world.max(1))).clamp(1, 16);
+        in_flight.div_ceil(CONNECTION_WINDOW_BYTES).clamp(1, most) as u16
+    }
+}
+
 impl Default for LinkModel {
     /// A loopback or a fast local network, until something is measured.
     fn default() -> Self {

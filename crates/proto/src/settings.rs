@@ -31,6 +31,8 @@ pub struct RunSettings {
     pub recovery: Recovery,
     /// Bytes of an op that are on their way at once, over all chunks.
     pub ring_chunk_size: u64,
+    /// Connections between two peers; zero: as many as the measured round trip asks for.
+    pub connections_per_link: u16,
     /// An op that somebody waits for longer than this fails, milliseconds; zero: never.
     pub op_timeout_ms: u64,
 }
@@ -45,6 +47,7 @@ impl Default for RunSettings {
             max_recovery_attempts: 3,
             recovery: Recovery::InsideCall,
             ring_chunk_size: 4 << 20,
+            connections_per_link: 0,
             op_timeout_ms: 0,
         }
     }

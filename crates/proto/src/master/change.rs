@@ -6,7 +6,9 @@ use super::{Authority, Master, MasterEvent};
 use crate::ids::{Epoch, PeerGroup, SessionId, Tag, Time};
 use crate::machine::Action;
 use crate::message::{MasterMessage, Report, View};
-use crate::record::{Change, Failure, GroupRecord, MemberRecord, Removal, RunRecord, StoreRequest, Verdict};
+use crate::record::{
+    Change, Failure, GroupRecord, LinkModel, MemberRecord, Removal, RunRecord, StoreRequest, Verdict,
+};
 use crate::settings::Recovery;
 use crate::vocabulary::Fingerprint;
 
@@ -136,7 +138,22 @@ impl Master {
         let mut changes = old.changes.clone();
         changes.push(Change { from: old.epoch, removed, verdicts });
         self.drop_acknowledged(&mut changes, stayers);
-        GroupRecord { epoch, members, changes, retries, ..old }
+        let links = self.link_model(group, old.links);
+        GroupRecord { epoch, members, changes, retries, links, ..old }
+    }
+
+    /// What the members have measured: the slowest link counts.
+    fn link_model(&self, group: PeerGroup, old: LinkModel) -> LinkModel {
+        let Some(Activity::Collecting { reports, .. }) = self.groups.get(&group).map(|g| &g.activity) else {
+            return old;
+        };
+        let rtt_us = reports.values().map(|r| r.rtt_us).max().unwrap_or(0);
+        let mib_us = reports.values().map(|r| r.mib_us).max().unwrap_or(0);
+        LinkModel {
+            alpha_us: if rtt_us > 0 { (rtt_us / 2).max(1) } else { old.alpha_us },
+            mib_us: if mib_us > 0 { mib_us } else { old.mib_us },
+            ..old
+        }
     }
 
     /// Changes that every member that stays has applied need not be kept; the newest always is.

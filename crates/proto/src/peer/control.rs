@@ -155,7 +155,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             })
         });
         let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
-        Report { epoch, started: started.collect(), committed: committed.collect() }
+        Report {
+            epoch,
+            started: started.collect(),
+            committed: committed.collect(),
+            rtt_us: self.links.slowest_rtt_us(),
+            mib_us: self.mib_us,
+        }
     }
 
     pub(super) fn control_closed(&mut self, now: Time, why: &Closed) {
@@ -321,7 +327,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 }
             }
             MasterMessage::EpochChange { changes, view } => self.apply_epoch(now, &changes, view),
-            MasterMessage::Committed { name, heard, closed } => self.committed(name, heard, closed),
+            MasterMessage::Committed { name, heard, closed } => self.committed(now, name, heard, closed),
             MasterMessage::Introduce { join, peers, timeout_ms } => {
                 self.introduce(now, join, peers, Duration::from_millis(u64::from(timeout_ms)));
             }

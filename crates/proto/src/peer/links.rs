@@ -23,6 +23,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const REDIAL_WAIT: Duration = Duration::from_millis(20);
 /// How long the older side leaves dialing to the younger one.
 const OLDER_REDIAL_WAIT: Duration = Duration::from_millis(250);
+/// Connections of a link.
+const MAX_STRIPES: u16 = 64;
+/// Round trips of a new link that are measured; the smallest counts.
+const RTT_SAMPLES: u32 = 3;
 /// Attempts that the other side may be ahead of us.
 const MAX_AHEAD: usize = 4096;
 
@@ -47,6 +51,7 @@ pub(super) struct Stripe {
     dialing: Option<ConnId>,
     dial_at: Option<Time>,
     generation: u32,
+    was_up: bool,
     /// Not sent yet.
     pub(super) queue: VecDeque<Outgoing>,
     /// Sent, or being sent, and not known to be accepted; the first one has number `first_seq`.
@@ -61,6 +66,9 @@ pub(super) struct Link {
     pub(super) member: Member,
     pub(super) stripes: Vec<Stripe>,
     was_up: bool,
+    /// The smallest round trip so far, and how many were measured.
+    rtt_us: Option<u32>,
+    rtt_samples: u32,
     down_since: Option<Time>,
     reported_down: bool,
     why_down: String,
@@ -84,6 +92,8 @@ impl Link {
             member,
             stripes: all,
             was_up: false,
+            rtt_us: None,
+            rtt_samples: 0,
             down_since: Some(now),
             reported_down: false,
             why_down: "not connected yet".into(),
@@ -96,8 +106,14 @@ impl Link {
         }
     }
 
+    /// Whether the first connection is there, and every other one that has been.
     fn is_up(&self) -> bool {
-        self.stripes.iter().all(|s| s.conn.is_some())
+        self.stripes.iter().enumerate().all(|(i, s)| s.conn.is_some() || (i > 0 && !s.was_up))
+    }
+
+    /// Whether the link is there and its round trip is known.
+    fn is_ready(&self) -> bool {
+        self.is_up() && self.rtt_us.is_some()
     }
 }
 
@@ -120,7 +136,10 @@ pub(super) struct LinkConn {
     pub(super) tx: super::stream::Tx,
     opened: Time,
     pub(super) heard: Time,
+    /// A question has not been answered since then.
     pinged: Option<Time>,
+    /// When the question was asked that the next answer belongs to.
+    asked: Option<Time>,
     parked: Option<LinkMessage>,
 }
 
@@ -143,6 +162,11 @@ struct Introduction {
 impl Links {
     pub(super) fn all_conns(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.conns.keys().copied()
+    }
+
+    /// The largest of the links' smallest round trips; zero if none is known.
+    pub(super) fn slowest_rtt_us(&self) -> u32 {
+        self.table.values().filter_map(|l| l.rtt_us).max().unwrap_or(0)
     }
 
     /// What was not heard while we were stopped says nothing.
@@ -177,6 +201,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             opened: now,
             heard: now,
             pinged: None,
+            asked: None,
             parked: None,
         };
         self.links.conns.insert(conn, state);
@@ -207,16 +232,28 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if member.session == me {
             return;
         }
-        let stripes = self.config.stripes;
+        let stripes = self.stripes();
         let link =
             self.links.table.entry(member.session).or_insert_with(|| Link::new(member.clone(), stripes, now));
         link.member = member.clone();
+        if link.stripes.len() < stripes as usize {
+            link.stripes.resize_with(stripes as usize, Stripe::default);
+        }
         if member.session < me {
             for stripe in link.stripes.iter_mut().filter(|s| s.conn.is_none() && s.dialing.is_none()) {
                 stripe.dial_at = Some(now);
             }
         }
         self.unpark(now, member.session);
+    }
+
+    /// Connections of a link: the run's setting, or what the epoch's figures ask for; the same on both sides.
+    fn stripes(&self) -> u16 {
+        match (self.settings.connections_per_link, &self.view) {
+            (0, Some(view)) => view.links.connections(view.members.len() as u32),
+            (0, None) => 1,
+            (n, _) => n.min(MAX_STRIPES),
+        }
     }
 
     pub(super) fn introduce(&mut self, now: Time, join: u64, peers: Vec<Member>, timeout: Duration) {
@@ -234,7 +271,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(intro) = &self.links.introduction else {
             return;
         };
-        let is_up = |s: &SessionId| self.links.table.get(s).is_some_and(Link::is_up);
+        let is_up = |s: &SessionId| self.links.table.get(s).is_some_and(Link::is_ready);
         let (up, missing): (Vec<SessionId>, Vec<SessionId>) = intro.peers.iter().partition(|s| is_up(s));
         if !missing.is_empty() && now < intro.deadline {
             return;
@@ -438,7 +475,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.frames_accepted(now, conn, peer, stripe, frames);
             }
             (Role::Up { .. }, LinkMessage::Ping) => self.say(conn, &LinkMessage::Pong),
-            (Role::Up { .. }, LinkMessage::Pong | LinkMessage::Ask { .. } | LinkMessage::Tell { .. }) => {}
+            (Role::Up { peer, .. }, LinkMessage::Pong) => self.answered(now, conn, peer),
+            (Role::Up { .. }, LinkMessage::Ask { .. } | LinkMessage::Tell { .. }) => {}
             _ => self.close_link_conn(now, conn, "a message that does not belong here"),
         }
     }
@@ -540,6 +578,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             s.queue.push_front(frame);
         }
         s.conn = Some(conn);
+        s.was_up = true;
         s.generation = generation;
         s.dial_at = None;
         s.told = s.accepted;
@@ -553,17 +592,34 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             state.heard = now;
         }
         self.writable.insert(conn);
-        let Some(link) = self.links.table.get_mut(&peer) else {
-            return;
-        };
-        if link.is_up() {
+        self.ask_rtt(now, conn);
+        let Some(link) = self.links.table.get_mut(&peer) else { return };
+        if link.is_up() && link.down_since.take().is_some() {
             let again = std::mem::replace(&mut link.was_up, true);
-            link.down_since = None;
             link.reported_down = false;
             self.events.push_back(PeerEvent::LinkUp { peer, again });
             if again {
                 self.repeat_credit(peer);
             }
+        }
+        self.answer_introduction(now);
+    }
+
+    fn ask_rtt(&mut self, now: Time, conn: ConnId) {
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            state.asked = Some(now);
+            self.say(conn, &LinkMessage::Ping);
+        }
+    }
+
+    fn answered(&mut self, now: Time, conn: ConnId, peer: SessionId) {
+        let asked = self.links.conns.get_mut(&conn).and_then(|c| c.asked.take());
+        let (Some(asked), Some(link)) = (asked, self.links.table.get_mut(&peer)) else { return };
+        let rtt_us = now.since(asked).as_micros().clamp(1, u128::from(u32::MAX)) as u32;
+        link.rtt_us = Some(link.rtt_us.map_or(rtt_us, |r| r.min(rtt_us)));
+        link.rtt_samples += 1;
+        if link.rtt_samples < RTT_SAMPLES {
+            self.ask_rtt(now, conn);
         }
         self.answer_introduction(now);
     }
@@ -599,6 +655,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             })
             .map(|(id, c)| {
                 c.pinged = Some(now);
+                c.asked = Some(now);
                 *id
             })
             .collect();

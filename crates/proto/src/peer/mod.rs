@@ -49,8 +49,6 @@ pub struct PeerConfig {
     pub ended: Option<Session>,
     /// Seed of jitter.
     pub seed: u64,
-    /// Connections between two peers.
-    pub stripes: u16,
 }
 
 /// Names a call for its caller.
@@ -106,9 +104,9 @@ pub enum Phase {
 
 /// A peer.
 pub struct Peer<M, K> {
-    rules: Rules,
     config: PeerConfig,
     kernels: K,
+    rules: Rules,
     random: Seeded,
     phase: Phase,
     run: RunId,
@@ -140,6 +138,8 @@ pub struct Peer<M, K> {
     actions: VecDeque<Action>,
     writable: BTreeSet<ConnId>,
     next_conn: u64,
+    /// Time for one MiB sent in the fastest large op so far, microseconds.
+    mib_us: u32,
     last_tick: Time,
     tick_at: Time,
 }
@@ -177,6 +177,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             actions: VecDeque::new(),
             writable: BTreeSet::new(),
             next_conn: 0,
+            mib_us: 0,
             last_tick: now,
             tick_at: now,
             config,
@@ -185,13 +186,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         peer
     }
 
-    /// Where it is in its life.
     /// Other limits and rules, before it begins.
     #[cfg(feature = "sim")]
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
     }
 
+    /// Where it is in its life.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }

@@ -9,6 +9,8 @@ use crate::schedule::{choose, input_len, output_len, schedule};
 use crate::settings::RunSettings;
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 
+/// Ops that send so much are long enough to tell the bandwidth.
+const MEASURED_BYTES: u64 = 8 << 20;
 /// How long a caller waits before the master is told.
 const TELL_AFTER_MS: u64 = 1000;
 
@@ -242,7 +244,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// The master says that all members have promised.
-    pub(super) fn committed(&mut self, name: AttemptName, heard: u64, closed: u64) {
+    pub(super) fn committed(&mut self, now: Time, name: AttemptName, heard: u64, closed: u64) {
         if name.epoch != self.epoch() {
             return;
         }
@@ -253,7 +255,18 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         let done = self.ops.get(&name.tag).is_some_and(|op| op.running_name() == Some(name) && op.is_done());
         if done {
+            self.measure(now, name.tag);
             self.succeed(name.tag);
+        }
+    }
+
+    /// Takes the bandwidth of a large op as that of the links, if it is the best so far.
+    fn measure(&mut self, now: Time, tag: Tag) {
+        let Some(op) = self.ops.get(&tag) else { return };
+        if op.sent_bytes >= MEASURED_BYTES && op.recoveries == 0 {
+            let took_us = now.since(op.called).as_micros() as u64;
+            let mib_us = (took_us * (1 << 20) / op.sent_bytes).clamp(1, u64::from(u32::MAX)) as u32;
+            self.mib_us = if self.mib_us == 0 { mib_us } else { self.mib_us.min(mib_us) };
         }
     }
 
