@@ -178,8 +178,7 @@ impl Net {
 
     fn accepted<M: Machine>(&mut self, machine: &mut M, stream: mio::net::TcpStream, from: SocketAddr) {
         let Some(conn) = machine.handle_accepted(self.now(), from) else { return };
-        // Without it two small messages in a row wait for a delayed acknowledgement, 40 ms.
-        let _ = stream.set_nodelay(true);
+        tune(&stream);
         if let Err(e) = self.add(conn, stream, false) {
             machine.handle_closed(self.now(), conn, Closed::Failed(e.to_string()));
         }
@@ -319,7 +318,7 @@ impl Net {
             Ok(_) => {
                 socket.connecting = false;
                 socket.writable = true;
-                let _ = socket.stream.set_nodelay(true);
+                tune(&socket.stream);
                 machine.handle_connected(self.now(), conn);
                 true
             }
@@ -355,6 +354,18 @@ impl Net {
                 Err(e) => return self.closed(machine, conn, reason(&e)),
             }
         }
+    }
+}
+
+/// Options without which connections are slow; none of them is worth an error.
+fn tune(stream: &mio::net::TcpStream) {
+    // Without it two small messages in a row wait for a delayed acknowledgement, 40 ms.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    if stream.peer_addr().is_ok_and(|a| a.ip().is_loopback()) {
+        // Within one host there is nothing to probe for: pacing (BBR) only delays. Reno is always allowed.
+        let socket = socket2::SockRef::from(stream);
+        let _ = socket.set_tcp_congestion(b"cubic").or_else(|_| socket.set_tcp_congestion(b"reno"));
     }
 }
 
