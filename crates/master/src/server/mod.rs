@@ -124,6 +124,18 @@ enum Life {
 }
 
 /// A running master. It stops when it is dropped.
+///
+/// ```
+/// use pccl_master::{Server, ServerOptions, query_status};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::start(ServerOptions::new("127.0.0.1:0".parse()?))?;
+/// let status = query_status(server.addr(), std::time::Duration::from_secs(60))?;
+/// assert_eq!(status.term, 1);
+/// server.stop();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,

@@ -80,8 +80,7 @@ fn serve(
 ) {
     let mut pause = Duration::ZERO;
     for request in asked {
-        let reads = matches!(request, StoreRequest::Read { .. });
-        let ended = match stopped.recv_timeout(if reads { Duration::ZERO } else { pause }) {
+        let ended = match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => false,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
         };
@@ -94,6 +93,7 @@ fn serve(
                 pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             }
             StoreReply::Taken { .. } | StoreReply::Written { .. } => pause = Duration::ZERO,
+            // After a failed write the master reads; that this works says nothing about the next write.
             StoreReply::Record { .. } => {}
         }
         if answers.send(reply).is_err() {

@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pccl_observe::Metrics;
 use pccl_proto::ids::{RunId, SessionId, Term};
@@ -189,10 +190,13 @@ fn a_store_that_fails_for_a_while_delays_and_ends_nothing() {
     assert!(failures.lock().unwrap().is_empty());
 }
 
-struct Never;
+/// Can do nothing, and counts what it is asked.
+#[derive(Clone, Default)]
+struct Never(Arc<AtomicU32>);
 
 impl StateStore for Never {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
+        self.0.fetch_add(1, Ordering::Relaxed);
         let StoreRequest::TakeTerm { id, .. } = request else { panic!() };
         StoreReply::Unknown { id: *id, why: "no database".into() }
     }
@@ -200,11 +204,51 @@ impl StateStore for Never {
 
 #[test]
 fn a_master_without_a_working_store_says_that_it_is_not_active_and_can_be_stopped() {
-    let server = Server::start_with(options(), Box::new(Never)).unwrap();
+    let server = Server::start_with(options(), Box::new(Never::default())).unwrap();
     let mut peer = Client::connect(server.addr());
     assert_eq!(peer.hello(1, Expectations::default()), MasterMessage::NotActive { active: None });
     assert_eq!(query_status(server.addr(), LONG).unwrap().term, 0);
     server.stop();
+}
+
+#[test]
+fn a_store_that_fails_is_not_asked_in_a_busy_loop() {
+    let store = Never::default();
+    let begin = Instant::now();
+    let _server = Server::start_with(options(), Box::new(store.clone())).unwrap();
+    until("five requests", || store.0.load(Ordering::Relaxed) >= 5);
+    // Pauses of 20, 40, 80 and 160 ms.
+    assert!(begin.elapsed() >= Duration::from_millis(300), "after {:?}", begin.elapsed());
+}
+
+/// What a log says while `work` runs.
+fn log_of(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_master_that_others_can_reach_warns_that_nothing_protects_it() {
+    let log = log_of(|| drop(start()));
+    assert!(log.contains("INFO pccl::master: listening on 127.0.0.1:") && !log.contains("WARN"), "{log}");
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let log = log_of(|| drop(Server::start(ServerOptions { listen: everywhere, ..options() }).unwrap()));
+    assert_eq!(log.matches("WARN pccl::master: TLS and authentication are off").count(), 1, "{log}");
 }
 
 struct Broken;
