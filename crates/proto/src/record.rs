@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, PeerGroup, RunId, SessionId, Tag, Term};
+use crate::shared_state::{Agreed, Fault};
 use crate::vocabulary::Fingerprint;
 
 /// A member of an epoch, as the others need to know it.
@@ -46,6 +47,8 @@ pub enum Removal {
     },
     /// The master does not know the session: its store was lost or replaced.
     Forgotten,
+    /// Its shared state, or what it wanted with it, does not fit that of the others.
+    SharedState(Fault),
     /// It broke the protocol.
     Misbehaved {
         /// How.
@@ -63,6 +66,7 @@ impl fmt::Display for Removal {
             Self::CameBack => f.write_str("it connected again as a new session"),
             Self::BrokenLink { with } => write!(f, "it and peer {with} cannot reach each other"),
             Self::Forgotten => f.write_str("the master does not know its session (another store?)"),
+            Self::SharedState(why) => why.fmt(f),
             Self::Misbehaved { what } => write!(f, "it broke the protocol: {what}"),
         }
     }
@@ -169,6 +173,8 @@ pub struct LinkModel {
     pub message_ns: u32,
     /// Time for one MiB over the slowest link, microseconds.
     pub mib_us: u32,
+    /// Members on the fullest host: they share its cores, so their messages cost each other time.
+    pub peers_per_host: u32,
 }
 
 /// What one TCP connection keeps in flight with the buffers that systems allow by default.
@@ -188,7 +194,7 @@ impl LinkModel {
 impl Default for LinkModel {
     /// A loopback or a fast local network, until something is measured.
     fn default() -> Self {
-        Self { alpha_us: 15, message_ns: 5_000, mib_us: 500 }
+        Self { alpha_us: 15, message_ns: 5_000, mib_us: 500, peers_per_host: 1 }
     }
 }
 
@@ -207,6 +213,23 @@ pub struct GroupRecord {
     pub links: LinkModel,
     /// Shared-state revision that the group last agreed on.
     pub revision: u64,
+    /// Hash of the shared state of that revision; absent if the group has not agreed on any.
+    #[serde(default)]
+    pub state_hash: Option<u128>,
+}
+
+impl GroupRecord {
+    /// What the group last agreed on.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.state_hash.map(|content| Agreed { revision: self.revision, content })
+    }
+
+    /// The same group, that has agreed on this.
+    #[must_use]
+    pub fn having_agreed(self, agreed: Option<Agreed>) -> Self {
+        let revision = agreed.map_or(0, |a| a.revision);
+        Self { revision, state_hash: agreed.map(|a| a.content), ..self }
+    }
 }
 
 /// A member with what only the master needs to know.

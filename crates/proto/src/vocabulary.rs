@@ -133,6 +133,8 @@ coded!(
         Ring = 1, "ring";
         /// Pairs exchange everything, at doubling distances.
         Doubling = 2, "doubling";
+        /// Everybody sends to rank 0, which sends the result to everybody: fewest messages.
+        Star = 3, "star";
     }
 );
 

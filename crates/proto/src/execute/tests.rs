@@ -158,7 +158,7 @@ fn every_collective_in_any_order_of_delivery() {
     let mut seed = 0;
     for world in 1..=6 {
         for (collective, algorithms) in [
-            (Collective::AllReduce, &[Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling][..]),
+            (Collective::AllReduce, Algorithm::ALL),
             (Collective::ReduceScatter, &[Algorithm::Direct]),
             (Collective::AllGather, &[Algorithm::Direct, Algorithm::Ring]),
             (Collective::Broadcast, &[Algorithm::Direct]),
@@ -190,7 +190,7 @@ fn every_collective_in_any_order_of_delivery() {
 
 #[test]
 fn an_in_place_input_is_restored_byte_for_byte_at_any_moment() {
-    for algorithm in [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling] {
+    for algorithm in Algorithm::ALL.iter().copied() {
         for stop_after in 0..400 {
             let f = fingerprint(Collective::AllReduce, 203, ReduceOp::Avg);
             let mut w = World::new(&f, algorithm, 4, true, SMALL, stop_after);

@@ -138,7 +138,7 @@ impl Master {
         let mut changes = old.changes.clone();
         changes.push(Change { from: old.epoch, removed, verdicts });
         self.drop_acknowledged(&mut changes, stayers);
-        let links = self.link_model(group, old.links);
+        let links = LinkModel { peers_per_host: fullest_host(&members), ..self.link_model(group, old.links) };
         GroupRecord { epoch, members, changes, retries, links, ..old }
     }
 
@@ -398,6 +398,14 @@ impl Master {
         // Another epoch in our term, not written by us: the store is not the one we know.
         self.depose(found.term);
     }
+}
+
+fn fullest_host(members: &[MemberRecord]) -> u32 {
+    let mut hosts = BTreeMap::new();
+    for m in members {
+        *hosts.entry(m.member.addr.ip()).or_insert(0) += 1;
+    }
+    hosts.into_values().max().unwrap_or(1)
 }
 
 fn calls(reports: &BTreeMap<SessionId, Report>, tag: Tag, n: u32) -> Vec<(SessionId, Fingerprint)> {

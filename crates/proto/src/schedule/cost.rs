@@ -6,23 +6,28 @@ use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 
 /// Largest op for which doubling is considered: it sends log₂N times the tensor and needs as many buffers.
 const DOUBLING_LIMIT_BYTES: u64 = 1 << 20;
+/// Largest op for which star is considered: one peer adds everything.
+const STAR_LIMIT_BYTES: u64 = 256 << 10;
 /// Largest world in which direct is considered: it needs a message to everybody for every piece.
 const DIRECT_LIMIT_PEERS: u32 = 32;
 
 /// Expected time of an all-reduce, microseconds.
 ///
-/// direct 2α + 2(N−1)o + 2(N−1)/N·S·β; ring 2(N−1)(α + o) + the same bytes; doubling ⌈log₂N⌉(α + o + S·β)
-/// (Thakur, Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH, 2005; o is the cost of a
-/// message at its two ends).
+/// direct 2α + k·(2(N−1)o + 2(N−1)/N·S·β); ring 2(N−1)(α + k·o) + k times the same bytes; doubling
+/// ⌈log₂N⌉(α + k·(o + S·β)); star 2α + 2(N−1)(o + S·β) (Thakur, Rabenseifner, Gropp: Optimization of Collective
+/// Communication Operations in MPICH, 2005; o is the cost of a message at its two ends). The k peers of a host share its
+/// cores, so what all send at the same moment costs k times as much; in a star one peer sends after the other.
 fn all_reduce_us(algorithm: Algorithm, bytes: u64, world: u32, links: &LinkModel) -> f64 {
     let (n, s) = (f64::from(world), bytes as f64 / f64::from(1 << 20));
     let (alpha, o, beta) =
         (f64::from(links.alpha_us), f64::from(links.message_ns) / 1000.0, f64::from(links.mib_us));
-    let rounds = n.log2().ceil();
+    let k = f64::from(links.peers_per_host.max(1));
+    let shared_bytes = k * 2.0 * (n - 1.0) / n * s * beta;
     match algorithm {
-        Algorithm::Direct => 2.0 * alpha + 2.0 * (n - 1.0) * o + 2.0 * (n - 1.0) / n * s * beta,
-        Algorithm::Ring => 2.0 * (n - 1.0) * (alpha + o) + 2.0 * (n - 1.0) / n * s * beta,
-        Algorithm::Doubling => rounds * (alpha + o + s * beta),
+        Algorithm::Direct => 2.0 * alpha + k * 2.0 * (n - 1.0) * o + shared_bytes,
+        Algorithm::Ring => 2.0 * (n - 1.0) * (alpha + k * o) + shared_bytes,
+        Algorithm::Doubling => n.log2().ceil() * (alpha + k * (o + s * beta)),
+        Algorithm::Star => 2.0 * alpha + 2.0 * (n - 1.0) * (o + s * beta),
     }
 }
 
@@ -39,9 +44,10 @@ pub fn choose(f: &Fingerprint, world: u32, links: &LinkModel) -> Algorithm {
         Algorithm::Direct => world <= DIRECT_LIMIT_PEERS,
         Algorithm::Ring => true,
         Algorithm::Doubling => bytes <= DOUBLING_LIMIT_BYTES,
+        Algorithm::Star => bytes <= STAR_LIMIT_BYTES,
     };
     let cost = |a: &Algorithm| all_reduce_us(*a, bytes, world, links);
-    let candidates = [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling];
+    let candidates = [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling, Algorithm::Star];
     let best = candidates.into_iter().filter(allowed).min_by(|a, b| cost(a).total_cmp(&cost(b)));
     best.unwrap_or(Algorithm::Ring)
 }
@@ -65,6 +71,8 @@ mod tests {
     #[test]
     fn small_ops_double_large_ones_go_direct_and_large_worlds_ring() {
         let links = LinkModel::default();
+        let one_host = LinkModel { peers_per_host: 8, ..links };
+        assert_eq!(choose(&all_reduce(4 << 10), 8, &one_host), Algorithm::Star);
         assert_eq!(choose(&all_reduce(4 << 10), 8, &links), Algorithm::Doubling);
         assert_eq!(choose(&all_reduce(64 << 20), 8, &links), Algorithm::Direct);
         assert_eq!(choose(&all_reduce(256 << 20), 64, &links), Algorithm::Ring);
@@ -72,7 +80,7 @@ mod tests {
 
     #[test]
     fn on_a_long_link_latency_decides_up_to_tens_of_megabytes() {
-        let wan = LinkModel { alpha_us: 45_000, message_ns: 5_000, mib_us: 8_000 };
+        let wan = LinkModel { alpha_us: 45_000, mib_us: 8_000, ..LinkModel::default() };
         assert_eq!(choose(&all_reduce(16 << 20), 18, &wan), Algorithm::Direct);
         assert!(
             all_reduce_us(Algorithm::Ring, 16 << 20, 18, &wan)

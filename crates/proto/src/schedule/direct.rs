@@ -39,6 +39,16 @@ pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     })
 }
 
+/// Direct with a single chunk, whose owner is rank 0.
+pub(super) fn star(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
+    let steps = if rank == 0 {
+        vec![fold(world, 0), Step::Send { to: others(world, 0), phase: 1, from: Place::Output }]
+    } else {
+        vec![Step::Send { to: vec![0], phase: 0, from: Place::Input }, Step::Store { from: 0, phase: 1 }]
+    };
+    vec![Chunk { start: 0, len: count, input: 0, output: 0, steps }]
+}
+
 pub(super) fn reduce_scatter(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     let mut chunks = blocks(count, world, |owner| {
         if owner == rank {

@@ -141,6 +141,7 @@ pub fn schedule(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: Rank) -
         (Collective::AllReduce, Algorithm::Ring) => ring::all_reduce(f.count, world, rank),
         (Collective::AllReduce, Algorithm::Doubling) => doubling::all_reduce(f.count, world, rank),
         (Collective::AllReduce, Algorithm::Direct) => direct::all_reduce(f.count, world, rank),
+        (Collective::AllReduce, Algorithm::Star) => direct::star(f.count, world, rank),
         (Collective::ReduceScatter, _) => direct::reduce_scatter(f.count, world, rank),
         (Collective::AllGather, Algorithm::Ring) => ring::all_gather(f.count, world, rank),
         (Collective::AllGather, _) => direct::all_gather(f.count, world, rank),

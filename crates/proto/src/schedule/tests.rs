@@ -130,7 +130,7 @@ fn leaves(expr: &str) -> Vec<u32> {
 #[test]
 fn all_reduce_gives_every_rank_the_same_expression_of_all_inputs() {
     for world in 1..=17 {
-        for algorithm in [Algorithm::Direct, Algorithm::Ring, Algorithm::Doubling] {
+        for algorithm in Algorithm::ALL.iter().copied() {
             let w = World::run(&fingerprint(Collective::AllReduce, 1003, 0), algorithm, world);
             assert!(w.finished(), "{algorithm} with {world} peers gets stuck or leaves mail");
             for chunk in 0..w.schedules[0].chunks.len() {
@@ -149,6 +149,7 @@ fn the_order_of_reduction_is_the_documented_one() {
     let f = fingerprint(Collective::AllReduce, 3, 0);
     assert_eq!(World::run(&f, Algorithm::Direct, 3).output(0, 1).unwrap(), "((1+2)+0)");
     assert_eq!(World::run(&f, Algorithm::Ring, 3).output(0, 1).unwrap(), "((2+0)+1)");
+    assert_eq!(World::run(&f, Algorithm::Star, 3).output(2, 0).unwrap(), "((0+1)+2)");
     assert_eq!(World::run(&f, Algorithm::Doubling, 3).output(0, 0).unwrap(), "((0+2)+1)");
 }
 
