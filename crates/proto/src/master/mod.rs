@@ -173,15 +173,15 @@ impl Master {
         master
     }
 
-    /// Whether it may decide anything.
-    pub fn authority(&self) -> Authority {
-        self.authority
     /// Other limits and rules, before it begins.
     #[cfg(feature = "sim")]
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
     }
 
+    /// Whether it may decide anything.
+    pub fn authority(&self) -> Authority {
+        self.authority
     }
 
     /// Its term; zero before it has one.
