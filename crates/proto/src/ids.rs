@@ -73,7 +73,7 @@ impl fmt::Display for SessionId {
 }
 
 /// One try of an op in one epoch. The group is that of the two ends of the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptName {
     /// The epoch in which the attempt runs.
     pub epoch: Epoch,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AttemptName, Epoch, PeerGroup, RunId, SessionId, Tag, Term};
 use crate::record::{Change, LinkModel, Member, Removal};
 use crate::settings::{Disagreement, Expectations, RunSettings};
+use crate::shared_state::{Agreed, Election, NoCandidate, Offer};
 use crate::vocabulary::Fingerprint;
 
 /// A session and what proves it.
@@ -56,6 +57,8 @@ pub enum VoteKind {
     UpdateTopology,
     /// Are newcomers waiting?
     PeersPending,
+    /// Make the shared state equal, after letting the newcomers in.
+    Synchronize,
 }
 
 impl fmt::Display for VoteKind {
@@ -63,6 +66,7 @@ impl fmt::Display for VoteKind {
         f.write_str(match self {
             Self::UpdateTopology => "update_topology",
             Self::PeersPending => "peers_pending",
+            Self::Synchronize => "synchronize",
         })
     }
 }
@@ -157,6 +161,27 @@ pub enum ToMaster {
     },
     /// The caller joined a vote.
     Vote(Vote),
+    /// What the caller has to synchronize; the vote with this number follows.
+    Offer {
+        /// The vote's number.
+        number: u32,
+        /// What it has.
+        offer: Offer,
+    },
+    /// A receiver has all of the elected shared state.
+    Synchronized {
+        /// As in `Elected`.
+        sync: u64,
+    },
+    /// A holder sent something else than what it says it has.
+    BadBlock {
+        /// As in `Elected`.
+        sync: u64,
+        /// The holder.
+        holder: SessionId,
+        /// The tensor.
+        tensor: String,
+    },
     /// Which of the peers of `Introduce` are connected.
     Linked {
         /// As in `Introduce`.
@@ -275,6 +300,26 @@ pub enum MasterMessage {
         /// How.
         outcome: VoteOutcome,
     },
+    /// Whose shared state won. It stands once `Agreed` says so.
+    Elected {
+        /// The number that the peer gave its vote.
+        number: u32,
+        /// Names the synchronization; grows.
+        sync: u64,
+        /// The epoch in which it is.
+        epoch: Epoch,
+        /// Who has it, and who receives it.
+        election: Election,
+    },
+    /// Nobody's shared state can win.
+    NobodyElected {
+        /// The number that the peer gave its vote.
+        number: u32,
+        /// Why.
+        why: NoCandidate,
+    },
+    /// What the store says that the group last agreed on.
+    Agreed(Agreed),
     /// The leave is complete.
     Goodbye,
     /// Are you there?
@@ -334,6 +379,8 @@ pub struct View {
     pub groups: u32,
     /// Members of the largest group.
     pub largest_group: u32,
+    /// Shared state that the group last agreed on.
+    pub agreed: Option<Agreed>,
 }
 
 /// State of a run, for people.
@@ -453,6 +500,13 @@ pub enum LinkMessage {
     Ask {
         /// The attempt.
         name: AttemptName,
+    },
+    /// The sender needs these blocks of the shared state.
+    StateAsk {
+        /// As in `Elected`.
+        sync: u64,
+        /// Which.
+        blocks: Vec<u32>,
     },
     /// The answer to `Ask`.
     Tell {

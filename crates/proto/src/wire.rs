@@ -17,6 +17,8 @@ const MAGIC: u16 = 0x7cc1;
 pub const PREFIX_BYTES: usize = 8;
 /// Bytes of a data frame before its payload: prefix and [`DataHeader`].
 pub const DATA_HEADER_BYTES: usize = PREFIX_BYTES + 56;
+/// Bytes of a shared-state frame before its payload: prefix and [`StateHeader`].
+pub const STATE_HEADER_BYTES: usize = DATA_HEADER_BYTES;
 /// Most payload bytes of a data frame.
 pub const MAX_DATA_BYTES: usize = 256 << 10;
 /// Most payload bytes of a control frame between a master and a registered peer.
@@ -135,7 +137,7 @@ pub fn decode_control<T: DeserializeOwned>(payload: &[u8]) -> Result<T, WireErro
 }
 
 /// What stands before the payload of a data frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DataHeader {
     /// The attempt.
     pub name: AttemptName,
@@ -192,6 +194,42 @@ impl DataHeader {
             phase: u16::from_le_bytes(at(bytes, 56)),
             len: prefix.len as u32,
         })
+    }
+}
+
+/// What stands before the payload of a shared-state frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateHeader {
+    /// Names the synchronization.
+    pub sync: u64,
+    /// The block.
+    pub block: u32,
+    /// First byte of the payload in the block.
+    pub offset: u32,
+    /// Payload bytes.
+    pub len: u32,
+}
+
+impl StateHeader {
+    /// Writes prefix and header.
+    pub fn encode(&self) -> [u8; STATE_HEADER_BYTES] {
+        let mut out = [0; STATE_HEADER_BYTES];
+        out[..8].copy_from_slice(&Prefix { kind: Kind::State, len: self.len as usize }.encode());
+        out[8..16].copy_from_slice(&self.sync.to_le_bytes());
+        out[16..20].copy_from_slice(&self.block.to_le_bytes());
+        out[20..24].copy_from_slice(&self.offset.to_le_bytes());
+        out
+    }
+
+    /// Reads what follows the prefix from at least [`STATE_HEADER_BYTES`] bytes (prefix included).
+    pub fn decode(bytes: &[u8], prefix: Prefix) -> Self {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self {
+            sync: u64::from(word(8)) | u64::from(word(12)) << 32,
+            block: word(16),
+            offset: word(20),
+            len: prefix.len as u32,
+        }
     }
 }
 
@@ -297,6 +335,14 @@ mod tests {
         let bytes = header.encode();
         let prefix = Prefix::decode(&bytes, 0).unwrap();
         assert_eq!(DataHeader::decode(&bytes, prefix).unwrap(), header);
+    }
+
+    #[test]
+    fn state_headers_round_trip() {
+        let header = StateHeader { sync: 7 << 32 | 9, block: u32::MAX, offset: 256 << 10, len: 77 };
+        let bytes = header.encode();
+        let prefix = Prefix::decode(&bytes, 0).unwrap();
+        assert_eq!((prefix.kind, StateHeader::decode(&bytes, prefix)), (Kind::State, header));
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Master {
         changes.push(Change { from: old.epoch, removed, verdicts });
         self.drop_acknowledged(&mut changes, stayers);
         let links = LinkModel { peers_per_host: fullest_host(&members), ..self.link_model(group, old.links) };
-        GroupRecord { epoch, members, changes, retries, links, ..old }
+        let agreed = self.agreed_after(group, stayers, &old);
+        GroupRecord { epoch, members, changes, retries, links, ..old }.having_agreed(agreed)
     }
 
     /// What the members have measured: the slowest link counts.
@@ -240,7 +241,7 @@ impl Master {
         Verdict::Retry
     }
 
-    fn write(&mut self, group: PeerGroup, record: GroupRecord) {
+    pub(super) fn write(&mut self, group: PeerGroup, record: GroupRecord) {
         let replaces = self.epoch_of(group);
         self.next_store += 1;
         let id = self.next_store;
@@ -269,9 +270,13 @@ impl Master {
         let Some(state) = self.groups.get_mut(&group) else {
             return;
         };
-        let Activity::Writing { record, .. } = std::mem::take(&mut state.activity) else {
+        let Activity::Writing { record, replaces, .. } = std::mem::take(&mut state.activity) else {
             return;
         };
+        if record.epoch == replaces {
+            return self.sync_written(now, group, *record);
+        }
+        state.sync = None;
         let change = record.changes.last().cloned();
         state.attempts.clear();
         state.mismatched.clear();
@@ -358,6 +363,7 @@ impl Master {
             global_world: sizes.clone().sum(),
             groups: sizes.clone().filter(|n| *n > 0).count() as u32,
             largest_group: sizes.max().unwrap_or(0),
+            agreed: stored.agreed(),
         }
     }
 

@@ -61,7 +61,8 @@ impl Master {
             return;
         };
         // From the decision until the store has answered, nothing is said about the old epoch.
-        if self.authority != Authority::Active || matches!(state.activity, Activity::Writing { .. }) {
+        let is_over = |a: &Activity| matches!(a, Activity::Writing { record, replaces, .. } if record.epoch != *replaces);
+        if self.authority != Authority::Active || is_over(&state.activity) {
             return;
         }
         let Some(stored) = self.record.groups.get(&group) else {

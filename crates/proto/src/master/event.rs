@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::ids::{Epoch, PeerGroup, SessionId, Term};
 use crate::record::Removal;
+use crate::shared_state::NoCandidate;
 
 /// Something that happened, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,22 @@ pub enum MasterEvent {
         /// Attempts committed, retried, failed with the change.
         verdicts: (u32, u32, u32),
     },
+    /// The shared state of a group is equal, and stands.
+    Synchronized {
+        /// Which group.
+        group: PeerGroup,
+        /// The revision.
+        revision: u64,
+        /// Members that received something.
+        receivers: u32,
+    },
+    /// The shared state of a group stays as it is.
+    NobodyElected {
+        /// Which group.
+        group: PeerGroup,
+        /// Why.
+        why: NoCandidate,
+    },
     /// Nobody is heard: it may be us.
     HearsNobody,
     /// The master's own timer was late: silence of the others is no proof.
@@ -116,6 +133,10 @@ impl fmt::Display for MasterEvent {
                 "group {group}: epoch {epoch} with {world} members; of the ops in flight {committed} committed, \
                  {retried} begin again, {failed} failed"
             ),
+            Self::Synchronized { group, revision, receivers } => {
+                write!(f, "group {group}: shared state of revision {revision} stands; {receivers} peers received")
+            }
+            Self::NobodyElected { group, why } => write!(f, "group {group}: no shared state was elected: {why}"),
             Self::HearsNobody => f.write_str("no peer is heard: nobody is judged until somebody is"),
             Self::WasStopped { late_ms } => {
                 write!(f, "this process was stopped for {late_ms} ms: everybody gets a new timeout")

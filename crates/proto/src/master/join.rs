@@ -18,7 +18,12 @@ impl Master {
         if let Some((number, outcome)) = state.vote_result.clone().filter(|(n, _)| *n == vote.number) {
             return self.tell(session, MasterMessage::VoteEnded { number, outcome });
         }
-        state.vote = Some(vote);
+        if self.is_counted(group, session, vote) {
+            return;
+        }
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.vote = Some(vote);
+        }
         self.go_on(now, group);
         self.end_deadlock(now, group);
     }
@@ -38,6 +43,7 @@ impl Master {
             return self.end_votes(group, |_| true, &VoteOutcome::Mismatch { waits });
         }
         match kind {
+            VoteKind::Synchronize => self.count_offers(now, group),
             VoteKind::UpdateTopology if pending > 0 => self.begin_linking(now, group),
             VoteKind::UpdateTopology | VoteKind::PeersPending => {
                 self.end_votes(group, |_| true, &VoteOutcome::Decided { pending });

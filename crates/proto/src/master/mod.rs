@@ -4,6 +4,7 @@
 //! * `commit`: promises and verdicts within an epoch
 //! * `change`: from one epoch to the next: collect reports, decide, write, and only then tell
 //! * `join`: votes, and how newcomers come in
+//! * `shared`: shared state
 //! * `liveness`: who is dead, which links are broken
 //! * `status`: what to tell people
 
@@ -13,6 +14,7 @@ mod event;
 mod join;
 mod liveness;
 mod sessions;
+mod shared;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,12 +25,14 @@ pub use event::MasterEvent;
 use self::change::Activity;
 use self::commit::Attempt;
 use self::liveness::Liveness;
+use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::machine::{Action, Closed, Machine};
 use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
 use crate::rules::Rules;
 use crate::settings::RunSettings;
+use crate::shared_state::Offer;
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES, MAX_STRANGER_BYTES};
 
 /// What a master is told when it is made.
@@ -91,6 +95,8 @@ struct SessionState {
     detached: Option<Time>,
     vote: Option<Vote>,
     vote_result: Option<(u32, VoteOutcome)>,
+    /// What it has to synchronize, by the number of its vote.
+    offer: Option<(u32, Offer)>,
     waits: BTreeMap<(Tag, u32), (Time, String)>,
     leaving: bool,
 }
@@ -114,6 +120,8 @@ struct Group {
     /// Pairs of members that cannot reach each other, and since when we know of any.
     broken: BTreeSet<(SessionId, SessionId)>,
     broken_since: Option<Time>,
+    /// A synchronization that has been elected and not committed.
+    sync: Option<Syncing>,
 }
 
 /// A master.
@@ -148,9 +156,9 @@ impl Master {
     /// A master that begins by taking a term from its store.
     pub fn new(now: Time, config: MasterConfig) -> Self {
         let mut master = Self {
+            rules: Rules::default(),
             random: Seeded::new(config.seed),
             authority: Authority::Starting,
-            rules: Rules::default(),
             record: RunRecord::default(),
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -360,6 +368,7 @@ impl SessionState {
             detached: Some(now),
             vote: None,
             vote_result: None,
+            offer: None,
             waits: BTreeMap::new(),
             leaving: false,
         }

@@ -65,6 +65,9 @@ impl Master {
                 self.waiting(now, session, name, fingerprint, for_ms);
             }
             ToMaster::Vote(vote) => self.voted(now, session, vote),
+            ToMaster::Offer { number, offer } => self.offered(session, number, offer),
+            ToMaster::Synchronized { sync } => self.synchronized(session, sync),
+            ToMaster::BadBlock { sync, holder, tensor } => self.bad_block(now, session, sync, holder, &tensor),
             ToMaster::Linked { join, up: _, down } => self.linked(now, session, join, down),
             ToMaster::Suspect { peer } => self.probe(peer),
             ToMaster::BrokenLink { peer } => self.link_is_broken(now, group, session, peer),
@@ -167,6 +170,7 @@ impl Master {
         self.events.push_back(MasterEvent::Attached { session: session.id });
         self.read_report(now, group, session.id, report);
         self.repeat_verdicts(group, session.id);
+        self.repeat_sync(group, session.id);
         let heard = self.groups.get(&group).map_or(0, |g| g.heard);
         self.send(conn, MasterMessage::Attached { heard });
         self.bring_up_to_date(session.id);

@@ -54,7 +54,7 @@ impl Master {
             all.map(|s| s.to_string()).collect::<Vec<_>>().join(", ")
         };
         match activity {
-            Activity::Idle => String::new(),
+            Activity::Idle => self.sync_activity(group).unwrap_or_default(),
             Activity::Linking { waiting, .. } => {
                 format!("newcomers connect; waiting for peers {}", names(&mut waiting.iter().copied()))
             }
@@ -62,7 +62,7 @@ impl Master {
                 let mut missing = self.stayers(group).into_iter().filter(|s| !reports.contains_key(s));
                 format!("the epoch changes; waiting for the reports of peers {}", names(&mut missing))
             }
-            Activity::Writing { .. } => "the epoch changes; waiting for the store".into(),
+            Activity::Writing { .. } => "waiting for the store".into(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::execute::{Kernels, OpMemory};
 use crate::ids::{ConnId, Term, Time};
 use crate::machine::{Action, Closed};
 use crate::message::{
-    FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteOutcome,
+    FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind, VoteOutcome,
 };
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES};
 
@@ -121,6 +121,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     pub(super) fn control_connected(&mut self, now: Time) {
         self.control.state = State::Greeting;
+        self.sync_unconfirmed();
         self.control.heard = now;
         let greeting = match (self.session, &self.phase) {
             (Some(session), _) => ToMaster::Attach {
@@ -128,7 +129,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 session,
                 term: self.term,
                 report: self.report(),
-                vote: self.vote,
+                // An offer and its vote follow once we are attached.
+                vote: self.vote.filter(|v| v.kind != VoteKind::Synchronize),
             },
             (None, _) => ToMaster::Hello {
                 group: self.config.group,
@@ -333,6 +335,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
             MasterMessage::TurnedAway { why } => self.end(EndReason::TurnedAway(why)),
             MasterMessage::VoteEnded { number, outcome } => self.vote_has_ended(number, outcome),
+            MasterMessage::Elected { number, sync, epoch, election } => {
+                self.elected(now, number, sync, epoch, election);
+            }
+            MasterMessage::NobodyElected { number, why } => self.nobody_elected(number, why),
+            MasterMessage::Agreed(agreed) => self.agreed(agreed),
             MasterMessage::Goodbye => self.end(EndReason::Left),
             MasterMessage::Ping => self.tell_master(&ToMaster::Pong),
             MasterMessage::Pong | MasterMessage::Status(_) => {}
@@ -353,6 +360,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         for message in self.unsaid() {
             self.tell_master(&message);
         }
+        self.sync_attached();
         if self.phase == Phase::Leaving {
             self.tell_master(&ToMaster::Leave);
         }
@@ -364,11 +372,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             let name = op.running_name().filter(|_| op.is_done())?;
             Some(ToMaster::Done { name, digest: op.fingerprint.digest(), heard: self.heard_to })
         };
-        let votes = self.vote.map(ToMaster::Vote);
+        let votes = self.vote.filter(|v| v.kind != VoteKind::Synchronize).map(ToMaster::Vote);
         self.ops.values().filter_map(promise).chain(votes).collect()
     }
 
     pub(super) fn vote_has_ended(&mut self, number: u32, outcome: VoteOutcome) {
+        if self.sync_vote_ended(number, &outcome) {
+            return;
+        }
         if self.vote.is_some_and(|v| v.number == number) {
             self.vote = None;
             self.vote_ended = Some(outcome);

@@ -40,10 +40,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.rank = rank as u32;
         self.phase = if self.phase == Phase::Leaving { Phase::Leaving } else { Phase::Member };
         let world = view.members.len() as u32;
-        let epoch = view.epoch;
+        let (epoch, agreed) = (view.epoch, view.agreed);
         self.view = Some(view);
         self.links_enter_epoch(now);
         self.tell_master(&ToMaster::Applied { epoch });
+        self.sync_enters_epoch(agreed, !joined.is_empty());
         self.events.push_back(PeerEvent::EpochChanged {
             epoch,
             world,

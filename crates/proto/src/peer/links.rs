@@ -441,6 +441,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             if self.rank_of(peer).is_some() {
                 self.tell_master_if_attached(&ToMaster::Suspect { peer });
             }
+            self.sync_link_changed(peer);
         }
     }
 
@@ -475,6 +476,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.frames_accepted(now, conn, peer, stripe, frames);
             }
             (Role::Up { .. }, LinkMessage::Ping) => self.say(conn, &LinkMessage::Pong),
+            (Role::Up { peer, .. }, LinkMessage::StateAsk { sync, blocks }) => {
+                self.state_asked(now, conn, peer, sync, &blocks);
+            }
             (Role::Up { peer, .. }, LinkMessage::Pong) => self.answered(now, conn, peer),
             (Role::Up { .. }, LinkMessage::Ask { .. } | LinkMessage::Tell { .. }) => {}
             _ => self.close_link_conn(now, conn, "a message that does not belong here"),
@@ -593,6 +597,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         self.writable.insert(conn);
         self.ask_rtt(now, conn);
+        self.sync_link_changed(peer);
         let Some(link) = self.links.table.get_mut(&peer) else { return };
         if link.is_up() && link.down_since.take().is_some() {
             let again = std::mem::replace(&mut link.was_up, true);
@@ -642,7 +647,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn ping_links(&mut self, now: Time) {
-        if self.ops.values().all(|op| op.is_done() || op.attempt.is_none()) {
+        if self.ops.values().all(|op| op.is_done() || op.attempt.is_none()) && !self.needs_blocks() {
             return;
         }
         let quiet = 2 * self.settings.heartbeat_interval();
@@ -737,7 +742,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(view) = &self.view else { return };
         let mut to = Vec::new();
         for (rank, member) in view.members.iter().enumerate() {
-            let large = attempt.execution.schedule().elements_from(rank as u32) * size > self.rules.eager_bytes();
+            let large =
+                attempt.execution.schedule().elements_from(rank as u32) * size > self.rules.eager_bytes();
             let Some(link) = self.links.table.get_mut(&member.session) else {
                 continue;
             };

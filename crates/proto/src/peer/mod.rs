@@ -3,6 +3,7 @@
 //! * `control`: the connection to the master, registration, attachment, heartbeats
 //! * `links`, `stream`: connections to the other members, their handshake, resumption and credit
 //! * `ops`: life of an op from call to verdict
+//! * `shared`: shared state
 //! * `epoch`: what an epoch change does to ops and links
 //! * `settle`: what happens when no master can be found
 
@@ -11,6 +12,7 @@ mod epoch;
 mod error;
 mod links;
 mod ops;
+mod shared;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,10 +20,12 @@ use std::net::SocketAddr;
 
 pub use error::{EndReason, OpError, PeerEvent};
 pub use ops::{MAX_OPS_IN_FLIGHT, StartError};
+pub use shared::{SyncEnd, SyncFailure, SyncStartError, Synchronized};
 
 use self::control::Control;
 use self::links::Links;
 use self::ops::Op;
+use self::shared::Sync;
 use crate::execute::{Backup, Kernels, OpMemory};
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::machine::{Action, Closed, Machine};
@@ -30,6 +34,7 @@ use crate::record::Failure;
 use crate::rules::Rules;
 use crate::schedule::Rank;
 use crate::settings::{Expectations, RunSettings};
+use crate::shared_state::Agreed;
 use crate::vocabulary::Algorithm;
 
 /// What a peer is told when it is made.
@@ -131,6 +136,12 @@ pub struct Peer<M, K> {
     vote: Option<Vote>,
     next_vote: u32,
     vote_ended: Option<VoteOutcome>,
+    sync: Option<Sync>,
+    synchronized: Option<SyncEnd>,
+    /// What the group last agreed on.
+    agreed: Option<Agreed>,
+    /// We should have received shared state and could not: what we have does not count until we have.
+    behind: bool,
     spare_backup: Option<Backup>,
     spare_slots: Vec<Vec<u8>>,
     completed: VecDeque<Completion<M>>,
@@ -170,6 +181,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             vote: None,
             next_vote: 0,
             vote_ended: None,
+            sync: None,
+            synchronized: None,
+            agreed: None,
+            behind: false,
             spare_backup: None,
             spare_slots: Vec::new(),
             completed: VecDeque::new(),
@@ -281,6 +296,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         self.events.push_back(PeerEvent::Ended(why.clone()));
         self.fail_all_ops(&why);
+        self.end_sync(Err(SyncFailure::Ended(why.clone())));
         self.vote = None;
         self.phase = Phase::Ended(why);
         let links: Vec<ConnId> = self.links.all_conns().collect();

@@ -5,8 +5,10 @@ use super::{Peer, PeerEvent};
 use crate::execute::{Expected, Kernels, OpMemory, Target};
 use crate::ids::{AttemptName, ConnId, SessionId, Time};
 use crate::message::{LinkMessage, ToMaster};
+use crate::shared_state::Piece;
 use crate::wire::{
-    DATA_HEADER_BYTES, DataHeader, Kind, MAX_STRANGER_BYTES, PREFIX_BYTES, Prefix, WireError, decode_control,
+    DATA_HEADER_BYTES, DataHeader, Kind, MAX_STRANGER_BYTES, PREFIX_BYTES, Prefix, STATE_HEADER_BYTES,
+    StateHeader, WireError, decode_control,
 };
 
 /// Bytes read ahead: small frames arrive with one read, large payloads go where they belong.
@@ -16,11 +18,13 @@ const HELD_LIMIT_BYTES: usize = 4 * (64 << 10) + (256 << 10);
 /// Accepted frames after which they are confirmed without waiting for a frame the other way.
 const CONFIRM_EVERY: u64 = 32;
 
-/// Where a data frame's payload goes.
-enum Place {
+/// Where a frame's payload goes.
+pub(super) enum Place {
     Output { at: Expected, start: usize },
     Slot { at: Expected, data: Vec<u8> },
     Held { data: Vec<u8> },
+    /// Shared state that was asked for.
+    State(Piece),
     Nowhere,
 }
 
@@ -31,6 +35,8 @@ pub(super) struct Incoming {
     pub(super) header: DataHeader,
     place: Place,
     got: usize,
+    /// Whether it is a data frame, which has a number.
+    numbered: bool,
 }
 
 /// The receiving half of a connection.
@@ -58,6 +64,8 @@ enum Payload {
     Frame(Outgoing),
     /// Of an attempt that has ended meanwhile.
     Owned(Vec<u8>),
+    /// Of shared state.
+    State(Piece),
 }
 
 struct Sending {
@@ -89,6 +97,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         let payload = match &sending.payload {
             Payload::Owned(bytes) => &bytes[..],
+            Payload::State(piece) => self.sync.as_ref().map_or(&[][..], |s| s.bytes(*piece)),
             Payload::Frame(o) => {
                 let op = self.ops.get(&o.name.tag);
                 let attempt = op.and_then(|op| Some((op, op.attempt.as_ref()?)));
@@ -116,7 +125,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         };
         let Some(outgoing) = s.queue.pop_front() else {
-            return;
+            return self.load_state(conn, peer);
         };
         let seq = s.first_seq + s.sent.len() as u64;
         s.sent.push_back(outgoing);
@@ -140,6 +149,42 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             len: DATA_HEADER_BYTES + len as usize,
             sent: 0,
         });
+    }
+
+    /// Takes the next frame of shared state for a peer that has asked for some.
+    fn load_state(&mut self, conn: ConnId, to: SessionId) {
+        let Some((header, piece)) = self.next_state_piece(to) else {
+            return;
+        };
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            let len = STATE_HEADER_BYTES + piece.len as usize;
+            let payload = Payload::State(piece);
+            state.tx.data = Some(Sending { header: header.encode(), payload, len, sent: 0 });
+        }
+    }
+
+    /// Shared state is not sent or taken any more: frames that are half sent are finished from a copy.
+    pub(super) fn detach_state(&mut self) {
+        self.drop_incoming_state(|_, _| true);
+        for state in self.links.conns.values_mut() {
+            let Some(sending) = &mut state.tx.data else { continue };
+            let Payload::State(piece) = sending.payload else { continue };
+            if sending.sent == 0 {
+                state.tx.data = None;
+            } else {
+                let bytes = self.sync.as_ref().map(|s| s.bytes(piece).to_vec());
+                sending.payload = Payload::Owned(bytes.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Pieces of shared state on their way in, by sender and block, are not taken.
+    pub(super) fn drop_incoming_state(&mut self, which: impl Fn(SessionId, u32) -> bool) {
+        for data in self.links.conns.values_mut().filter_map(|c| c.rx.data.as_mut()) {
+            if matches!(&data.place, Place::State(piece) if which(data.peer, piece.block)) {
+                data.place = Place::Nowhere;
+            }
+        }
     }
 
     pub(super) fn link_transmitted(&mut self, _now: Time, conn: ConnId, mut n: usize) {
@@ -228,6 +273,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 None => &mut [],
             },
             Place::Slot { data: slot, .. } | Place::Held { data: slot } => &mut slot[data.got..],
+            Place::State(piece) => match &mut self.sync {
+                Some(sync) => &mut sync.incoming(*piece)[data.got..],
+                None => &mut [],
+            },
             Place::Nowhere => {
                 rx.waste.resize((len - data.got).min(STAGING_BYTES), 0);
                 &mut rx.waste
@@ -304,6 +353,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                     }
                 }
             }
+            (Kind::State, Role::Up { peer, stripe }) => {
+                if bytes.len() < STATE_HEADER_BYTES {
+                    return false;
+                }
+                let header = StateHeader::decode(bytes, prefix);
+                rx.start += STATE_HEADER_BYTES;
+                self.state_begins(now, conn, (peer, stripe), header)
+            }
             _ => {
                 self.close_link_conn(now, conn, &WireError::Kind(2).to_string());
                 false
@@ -356,12 +413,28 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 return false;
             }
         };
-        let incoming = Incoming { peer, stripe, header, place, got: 0 };
+        let incoming = Incoming { peer, stripe, header, place, got: 0, numbered: true };
         self.header_accepted(now, conn, &incoming);
         let Some(state) = self.links.conns.get_mut(&conn) else {
             return false;
         };
         state.rx.data = Some(incoming);
+        self.fill_from_staging(conn);
+        let complete = self.payload_is_complete(conn);
+        if complete {
+            self.finish_data(now, conn);
+        }
+        complete
+    }
+
+    /// The header of a frame of shared state is there. False if it waits for payload bytes.
+    fn state_begins(&mut self, now: Time, conn: ConnId, from: (SessionId, u16), state_header: StateHeader) -> bool {
+        let (peer, stripe) = from;
+        let place = self.place_of_state(peer, state_header);
+        let header = DataHeader { len: state_header.len, ..DataHeader::default() };
+        if let Some(state) = self.links.conns.get_mut(&conn) {
+            state.rx.data = Some(Incoming { peer, stripe, header, place, got: 0, numbered: false });
+        }
         self.fill_from_staging(conn);
         let complete = self.payload_is_complete(conn);
         if complete {
@@ -443,6 +516,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             Place::Slot { data: slot, .. } | Place::Held { data: slot } => {
                 slot[data.got..data.got + n].copy_from_slice(staged);
             }
+            Place::State(piece) => {
+                if let Some(sync) = &mut self.sync {
+                    sync.incoming(*piece)[data.got..data.got + n].copy_from_slice(staged);
+                }
+            }
             Place::Nowhere => {}
         }
         data.got += n;
@@ -454,7 +532,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(data) = self.links.conns.get_mut(&conn).and_then(|c| c.rx.data.take()) else {
             return;
         };
-        let Incoming { peer, stripe, header, place, .. } = data;
+        let Incoming { peer, stripe, header, place, numbered, .. } = data;
+        if !numbered {
+            if let Place::State(piece) = place {
+                self.piece_arrived(peer, piece);
+            }
+            return;
+        }
         let mut confirm = None;
         if let Some(link) = self.links.table.get_mut(&peer) {
             let s = &mut link.stripes[stripe as usize];
@@ -468,7 +552,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.say(conn, &LinkMessage::Accepted { frames });
         }
         match place {
-            Place::Nowhere => {}
+            Place::Nowhere | Place::State(_) => {}
             Place::Held { data } => self.hold(now, peer, header, data),
             Place::Output { at, .. } => self.deliver(header, at, None),
             Place::Slot { at, data } => self.deliver(header, at, Some(data)),
@@ -546,7 +630,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 data.copy_from_slice(&held.data);
                 self.deliver(held.header, at, Some(data));
             }
-            Ok(Place::Held { .. } | Place::Nowhere) => {}
+            Ok(Place::Held { .. } | Place::State(_) | Place::Nowhere) => {}
             Err(why) => {
                 let conns: Vec<ConnId> = self
                     .links
