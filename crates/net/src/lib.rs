@@ -11,5 +11,5 @@ mod waiter;
 
 pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
 pub use net::Net;
-pub use waiter::{Waiter, Wakeup, pair};
 pub use pccl_proto::machine::Machine;
+pub use waiter::{Waiter, Wakeup, pair};

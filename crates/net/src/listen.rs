@@ -47,7 +47,10 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { addr, source } => {
-                write!(f, "failed to listen on {addr}: {source}; another process may use the port (see `ss -ltnp`)")
+                write!(
+                    f,
+                    "failed to listen on {addr}: {source}; another process may use the port (see `ss -ltnp`)"
+                )
             }
             Self::Range { ip, ports, source, holders } => {
                 write!(f, "no free port on {ip} in {}-{}: {source}", ports.start(), ports.end())?;
@@ -120,7 +123,8 @@ fn holders(ports: &RangeInclusive<u16>) -> Vec<String> {
         let text = std::fs::read_to_string(table).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9)) else {
+            let (Some(local), Some(&"0A"), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
+            else {
                 continue;
             };
             let port = local.rsplit(':').next().and_then(|p| u16::from_str_radix(p, 16).ok());

@@ -22,6 +22,8 @@ struct Socket {
     connecting: bool,
     readable: bool,
     writable: bool,
+    /// The other side sends no more: what is left is read up to the end.
+    read_closed: bool,
 }
 
 /// The sockets of a machine, and the clock that it is told.
@@ -150,6 +152,7 @@ impl Net {
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             socket.readable = true;
+            socket.read_closed |= event.is_read_closed() || event.is_error();
             self.readable.insert(conn);
         }
         if socket.connecting {
@@ -186,7 +189,10 @@ impl Net {
 
     fn add(&mut self, conn: ConnId, mut stream: mio::net::TcpStream, connecting: bool) -> io::Result<()> {
         self.registry.register(&mut stream, token(conn), Interest::READABLE | Interest::WRITABLE)?;
-        self.sockets.insert(conn, Socket { stream, connecting, readable: false, writable: !connecting });
+        self.sockets.insert(
+            conn,
+            Socket { stream, connecting, readable: false, writable: !connecting, read_closed: false },
+        );
         Ok(())
     }
 
@@ -227,7 +233,9 @@ impl Net {
         match action {
             Action::Dial { conn, addr } => self.dial(machine, conn, addr),
             Action::Close { conn, last } => {
-                if let Some(socket) = self.sockets.get_mut(&conn).filter(|s| !s.connecting && !last.is_empty()) {
+                if let Some(socket) =
+                    self.sockets.get_mut(&conn).filter(|s| !s.connecting && !last.is_empty())
+                {
                     let _ = socket.stream.write(&last);
                 }
                 self.close(conn);
@@ -284,8 +292,9 @@ impl Net {
             match got {
                 Ok(0) => return self.closed(machine, conn, Closed::Eof),
                 Ok(n) => {
-                    // Edge-triggered: a short read has emptied the socket, and more bytes make a new event.
-                    if n < room {
+                    // Edge-triggered: a short read has emptied the socket, and more bytes make a new event; an end
+                    // that was announced together with them does not.
+                    if n < room && !socket.read_closed {
                         socket.readable = false;
                     }
                     machine.handle_received(self.now(), conn, n);
@@ -379,3 +388,6 @@ fn reason(e: &io::Error) -> Closed {
         _ => Closed::Failed(e.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
