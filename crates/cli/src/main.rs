@@ -1,3 +1,40 @@
-//! The pccl program.
+//! The program `pccl`: commands, displays, exit codes.
+//!
+//! One module per command; each has its options, a `run`, and what only it needs. What several need: [`processes`]
+//! (children that cannot be left behind), [`settings`] (where settings come from), [`size`], [`table`], [`error`] and
+//! [`exit`] (how it ends).
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod bench;
+mod error;
+mod exit;
+mod master;
+mod processes;
+mod settings;
+mod size;
+mod status;
+mod table;
+mod up;
+mod worker;
+
+use std::process::ExitCode;
+
+use args::Command;
+
+fn main() -> ExitCode {
+    let command = args::parse(std::env::args_os(), std::env::var("PCCL_ROLE").ok().as_deref());
+    let result = match &command {
+        Command::Up(args) => up::run(args),
+        Command::Master(args) => master::run(args),
+        Command::Worker(args) => worker::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::BenchPeer(args) => bench::run_peer(args),
+        Command::Status(args) => status::run(args),
+    };
+    let exit = result.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        error.exit()
+    });
+    ExitCode::from(exit.code())
+}

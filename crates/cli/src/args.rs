@@ -1,0 +1,90 @@
+//! The command line as a whole: which command, by name or by `PCCL_ROLE`.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use crate::bench::{BenchArgs, PeerArgs};
+use crate::exit;
+use crate::master::MasterArgs;
+use crate::status::StatusArgs;
+use crate::up::UpArgs;
+use crate::worker::WorkerArgs;
+
+/// Collectives that survive: peers sum and average tensors over TCP/IP, and may die or join at any moment.
+#[derive(Parser, Debug)]
+#[command(name = "pccl", version, after_help = exit::help(&[
+    ("see a fleet on this machine, and see it struck", "pccl up --chaos kill,freeze,join"),
+    ("the same by hand: a master, then a worker on each machine", "pccl master"),
+    ("", "pccl worker --master 10.0.0.7:7117 --workers 3"),
+]))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do. Without a command, PCCL_ROLE=master or PCCL_ROLE=worker decides.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// A master and workers on this machine, averaging a model round by round
+    Up(UpArgs),
+    /// The coordination service
+    Master(MasterArgs),
+    /// A peer that averages its model with the others'
+    Worker(WorkerArgs),
+    /// Time all-reduce
+    Bench(BenchArgs),
+    /// Who is in the run, and who waits for whom
+    Status(StatusArgs),
+    /// One peer of `bench`
+    #[command(hide = true)]
+    BenchPeer(PeerArgs),
+}
+
+/// Reads the command line; ends the process where it makes no sense, or asks for help.
+pub(crate) fn parse(line: impl IntoIterator<Item = OsString>, role: Option<&str>) -> Command {
+    let mut line: Vec<OsString> = line.into_iter().collect();
+    if let Some(role) = role.filter(|role| !role.is_empty() && names_no_command(&line)) {
+        line.insert(1, role.to_ascii_lowercase().into());
+    }
+    Cli::parse_from(line).command
+}
+
+/// Whether nothing but options follows the program's name, and they ask for something.
+fn names_no_command(line: &[OsString]) -> bool {
+    let Some(first) = line.get(1) else { return true };
+    let about_us = ["-h", "--help", "-V", "--version"];
+    first.to_str().is_some_and(|first| first.starts_with('-') && !about_us.contains(&first))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn command(line: &[&str], role: Option<&str>) -> Command {
+        parse(line.iter().map(OsString::from), role)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_role_decides_only_where_no_command_is_given() {
+        assert!(matches!(command(&["pccl"], Some("worker")), Command::Worker(_)));
+        assert!(matches!(command(&["pccl", "--listen", "[::1]:0"], Some("MASTER")), Command::Master(_)));
+        assert!(matches!(command(&["pccl", "up"], Some("worker")), Command::Up(_)));
+    }
+
+    #[test]
+    fn every_command_shows_an_example_and_the_exit_codes() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains(&format!("  pccl {}", command.get_name())), "{help}");
+            assert!(help.contains("Exit codes:"), "{help}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `pccl bench`: all-reduce, timed among real processes, for every world size and size asked for.
+
+mod pattern;
+mod peer;
+mod row;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use pccl::{Algorithm, DataType, ReduceOp};
+
+pub(crate) use peer::{PeerArgs, run_peer};
+
+use self::peer::{Measure, PeerEvent};
+use self::row::{Cell, Row, Sample};
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::master;
+use crate::processes::{Crew, Happening, Id};
+use crate::size::{ByteSize, ByteSizes};
+
+/// A busy machine must not end a peer: what is measured here is not the detection of death.
+const HEARTBEAT_TIMEOUT_MS: u32 = 5_000;
+/// How long all peers together may say nothing.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How peers reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    /// TCP, also between processes of one host
+    Tcp,
+    /// What the library chooses
+    Auto,
+}
+
+/// Options of `pccl bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = exit::help(&[
+    ("small and large, among 2, 4 and 8 peers", "pccl bench --bytes 4KiB,64MiB"),
+    ("every doubling, as objects for a program", "pccl bench --peers 4 --bytes 4KiB..256MiB --json"),
+    ("another type, operator and algorithm", "pccl bench --dtype bf16 --op max --algorithm ring --in-place"),
+]))]
+pub(crate) struct BenchArgs {
+    /// World sizes
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "2,4,8", value_parser = clap::value_parser!(u32).range(1..=256))]
+    peers: Vec<u32>,
+
+    /// Buffer sizes: a list, or a range of doublings
+    #[arg(long, value_name = "SIZES", default_value = "4KiB,1MiB,64MiB")]
+    bytes: ByteSizes,
+
+    /// Operator: sum, avg, prod, max, min
+    #[arg(long, value_name = "OP", default_value = "sum")]
+    op: ReduceOp,
+
+    /// Element type: u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: DataType,
+
+    /// Algorithm [default: what the cost model chooses]
+    #[arg(long, value_name = "NAME")]
+    algorithm: Option<Algorithm>,
+
+    /// How peers reach each other
+    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
+    transport: Transport,
+
+    /// One buffer for input and result
+    #[arg(long)]
+    in_place: bool,
+
+    /// Timed calls of each cell [default: as many as fit into 0.6 s]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    iters: Option<u64>,
+
+    /// One JSON object per row instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures all cells, and fails if a result was wrong.
+pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
+    check_sizes(args)?;
+    let mut rows = Vec::new();
+    for &peers in &args.peers {
+        let mut crew = PeerCrew::start(args, peers)?;
+        for &bytes in &args.bytes.0 {
+            let cell = Cell { peers, bytes, dtype: args.dtype, op: args.op, in_place: args.in_place };
+            let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
+            show(args, &row);
+            rows.push(row);
+        }
+    }
+    if !args.json {
+        clear_progress();
+        for line in row::table(&rows) {
+            println!("{line}");
+        }
+    }
+    let wrong: u64 = rows.iter().map(|row| row.wrong).sum();
+    if wrong > 0 {
+        return Err(CliError::new(Exit::Failed, format!("failed to reduce: {wrong} elements are wrong")));
+    }
+    Ok(Exit::Success)
+}
+
+fn check_sizes(args: &BenchArgs) -> Result<(), CliError> {
+    let element = args.dtype.size_bytes() as u64;
+    let whole = |size: &&ByteSize| size.0 == 0 || !size.0.is_multiple_of(element);
+    match args.bytes.0.iter().find(whole) {
+        None => Ok(()),
+        Some(size) => Err(CliError::new(
+            Exit::Usage,
+            format!("failed to plan: {size} is no positive number of {}", args.dtype),
+        )
+        .hint(format!("--bytes takes multiples of {element}"))),
+    }
+}
+
+/// A program gets each row at once; a person sees that something goes on, and then the table.
+fn show(args: &BenchArgs, row: &Row) {
+    if args.json {
+        crate::processes::say(row);
+    } else if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        eprint!(
+            "\r\x1b[K{} peers, {}: {}",
+            row.peers,
+            ByteSize(row.bytes),
+            crate::table::seconds(row.median_s)
+        );
+    }
+}
+
+fn clear_progress() {
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        eprint!("\r\x1b[K");
+    }
+}
+
+/// The processes of one world size.
+struct PeerCrew {
+    crew: Crew,
+    peers: Vec<Id>,
+}
+
+impl PeerCrew {
+    /// Starts a master and the peers, and waits until all are members.
+    fn start(args: &BenchArgs, peers: u32) -> Result<Self, CliError> {
+        // The library has one way today: over TCP.
+        let (Transport::Tcp | Transport::Auto) = args.transport;
+        let mut crew = Crew::new()?;
+        let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS)?;
+        let line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
+        let peers = (0..peers).map(|number| crew.spawn(format!("peer {number}"), &line));
+        let peers = peers.collect::<Result<Vec<Id>, CliError>>()?;
+        let mut all = Self { crew, peers };
+        for _ in 0..all.peers.len() {
+            all.hear()?;
+        }
+        Ok(all)
+    }
+
+    /// One cell, from all peers.
+    fn measure(&mut self, bytes: ByteSize, iters: Option<u64>) -> Result<Vec<Sample>, CliError> {
+        let order = Measure { bytes: bytes.0, iters };
+        for peer in &self.peers {
+            self.crew.tell(*peer, &order);
+        }
+        let mut samples = Vec::new();
+        while samples.len() < self.peers.len() {
+            samples.extend(self.hear()?);
+        }
+        Ok(samples)
+    }
+
+    /// What the next peer says.
+    fn hear(&mut self) -> Result<Option<Sample>, CliError> {
+        let failed = |what: String| CliError::new(Exit::Collective, format!("failed to measure: {what}"));
+        match self.crew.next(PATIENCE) {
+            Some(Happening::Line(_, line)) => match serde_json::from_str(&line) {
+                Ok(PeerEvent::Sample(sample)) => Ok(Some(sample)),
+                Ok(PeerEvent::Ready) => Ok(None),
+                Err(error) => Err(failed(format!("{error}: {line}"))),
+            },
+            Some(Happening::Ended(id, status)) => {
+                let complaint = self.crew.complaint(id);
+                Err(failed(format!("{} ended ({status}): {complaint}", self.crew.name(id))))
+            }
+            Some(Happening::Interrupted) => {
+                Err(CliError::new(Exit::Interrupted, "failed to measure all: interrupted"))
+            }
+            None => Err(failed(format!("no peer has said anything for {} s", PATIENCE.as_secs()))),
+        }
+    }
+}

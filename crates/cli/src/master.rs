@@ -1,0 +1,190 @@
+//! `pccl master`: the coordination service.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use pccl_master::{Server, ServerError, ServerOptions, StoreChoice};
+use pccl_proto::config::{Config, StoreKind};
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::processes::{self, Crew, Happening, Id};
+use crate::settings::{self, ConfigArgs};
+
+/// How long a master that another pccl starts may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Options of `pccl master`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = exit::help(&[
+    ("the defaults: port 7117 on all addresses, state in memory of the run's directory", "pccl master"),
+    ("from a file, on another port", "pccl master --config pccl_config.yaml --listen 10.0.0.7:7200"),
+]))]
+pub(crate) struct MasterArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Address and port (TCP and UDP) to listen on; port 0 takes a free one [default: all addresses, network.master_port]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Keep the state in this file, so that a restart is a pause and not the end of the run
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+
+    /// Silence after which a peer is dead, in milliseconds
+    #[arg(long, value_name = "MS", hide = true)]
+    heartbeat_timeout_ms: Option<u32>,
+
+    /// Started by another pccl: orders on standard input, reports on standard output
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+/// What a supervised master reports.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum MasterEvent {
+    /// Peers may come.
+    Listening {
+        /// Here.
+        addr: SocketAddr,
+    },
+}
+
+/// No order but the end of them.
+#[derive(Debug, Serialize, Deserialize)]
+enum NoOrder {}
+
+/// The arguments of a master that another pccl starts.
+fn supervised_args(heartbeat_timeout_ms: u32) -> Vec<String> {
+    [
+        "master",
+        "--supervised",
+        "--listen",
+        "127.0.0.1:0",
+        "--heartbeat-timeout-ms",
+        &heartbeat_timeout_ms.to_string(),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Starts a master and waits until it listens.
+pub(crate) fn start(crew: &mut Crew, heartbeat_timeout_ms: u32) -> Result<(Id, SocketAddr), CliError> {
+    let master = crew.spawn("the master", &supervised_args(heartbeat_timeout_ms))?;
+    let why = match crew.next(PATIENCE) {
+        Some(Happening::Line(_, line)) => match serde_json::from_str(&line) {
+            Ok(MasterEvent::Listening { addr }) => return Ok((master, addr)),
+            Err(error) => error.to_string(),
+        },
+        Some(Happening::Ended(_, status)) => format!("{status}: {}", crew.complaint(master)),
+        Some(Happening::Interrupted) => {
+            return Err(CliError::new(Exit::Interrupted, "failed to start the master: interrupted"));
+        }
+        None => format!("it said nothing for {} s", PATIENCE.as_secs()),
+    };
+    Err(CliError::new(Exit::System, format!("failed to start the master: {why}")))
+}
+
+/// Runs until a signal, or until its parent ends.
+pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
+    let config = if args.supervised {
+        processes::die_with_parent();
+        settings::start_child_log()?;
+        Config::default()
+    } else {
+        let config = args.config.load()?;
+        settings::start_log(&config)?;
+        config
+    };
+    let server = Arc::new(Server::start(options(args, &config)?).map_err(|error| start_error(&error))?);
+    stop_on_signals(Arc::clone(&server))?;
+    if args.supervised {
+        processes::say(&MasterEvent::Listening { addr: server.addr() });
+        processes::follow(|_: NoOrder| {});
+    } else {
+        println!("listening on {}, TCP and UDP", server.addr());
+    }
+    match server.wait() {
+        Ok(()) => Ok(Exit::Success),
+        Err(error) => Err(CliError::new(Exit::Collective, format!("failed to go on: {error}"))),
+    }
+}
+
+/// Ctrl-C and its like.
+fn stop_on_signals(server: Arc<Server>) -> Result<(), CliError> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| CliError::system("watch for signals", &error))?;
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            server.stop();
+        }
+    });
+    Ok(())
+}
+
+fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError> {
+    let listen = match args.listen {
+        Some(listen) => listen,
+        None => SocketAddr::new(bind_ip(config)?, config.network.master_port),
+    };
+    let mut options = ServerOptions::new(listen);
+    options.settings = settings::run_settings(config);
+    if let Some(timeout) = args.heartbeat_timeout_ms {
+        options.settings.heartbeat_timeout_ms = timeout;
+    }
+    options.store = store(args, config);
+    Ok(options)
+}
+
+/// `network.bind_address`, which must be an address here.
+pub(crate) fn bind_ip(config: &Config) -> Result<IpAddr, CliError> {
+    let Some(text) = &config.network.bind_address else {
+        return Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    };
+    text.parse().map_err(|_| {
+        CliError::new(
+            Exit::Config,
+            format!(
+                "failed to apply the configuration: {}: network.bind_address is `{text}`, which is no IP address",
+                config.origin("network.bind_address")
+            ),
+        )
+        .hint("this version takes addresses, not names of interfaces; see `ip address`")
+    })
+}
+
+/// In memory, unless somebody names a file.
+fn store(args: &MasterArgs, config: &Config) -> StoreChoice {
+    let path = args.store.clone().or_else(|| config.store.path.as_ref().map(PathBuf::from));
+    match path {
+        Some(path) => StoreChoice::Embedded(path),
+        None if args.supervised || config.store.kind == StoreKind::Memory => StoreChoice::Memory,
+        None => StoreChoice::Embedded(PathBuf::from(format!(
+            "pccl-master-{}.store",
+            args.listen.map_or(config.network.master_port, |listen| listen.port())
+        ))),
+    }
+}
+
+fn start_error(error: &ServerError) -> CliError {
+    let exit = match error {
+        ServerError::Listen(_) => Exit::Port,
+        ServerError::Store(_) => Exit::Input,
+        _ => Exit::System,
+    };
+    let text = error.to_string();
+    if text.starts_with("failed to ") {
+        CliError::new(exit, text)
+    } else {
+        CliError::new(exit, format!("failed to start the master: {text}"))
+    }
+}

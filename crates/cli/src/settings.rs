@@ -1,0 +1,129 @@
+//! Where the settings come from: flags, then `PCCL_*`, then the file, then the defaults.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pccl_observe::LogSettings;
+use pccl_proto::config::{Config, Recovery as ConfigRecovery, StoreKind};
+use pccl_proto::settings::{Expectations, Recovery, RunSettings};
+
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// Read when `--config` names no other and it is there.
+const DEFAULT_FILE: &str = "pccl_config.yaml";
+
+/// Options of every program that reads a configuration.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file [default: ./pccl_config.yaml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// Reads the file and the environment.
+    pub(crate) fn load(&self) -> Result<Config, CliError> {
+        let default = Path::new(DEFAULT_FILE);
+        let path = match &self.config {
+            Some(path) => Some(path.as_path()),
+            None => default.is_file().then_some(default),
+        };
+        let variable = |name: &str| env::var(name).ok();
+        let config = match path {
+            None => Config::from_env(&variable)?,
+            Some(path) => {
+                let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+                Config::from_yaml(&text, &path.display().to_string(), &variable)?
+            }
+        };
+        refuse_what_is_not_there(&config)?;
+        Ok(config)
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(Exit::Config, format!("failed to read the configuration {}: {error}", path.display()))
+        .hint("name another file by --config, or leave it out to use the defaults")
+}
+
+/// Security that somebody asked for and does not get would be worse than an error.
+fn refuse_what_is_not_there(config: &Config) -> Result<(), CliError> {
+    let refused = [
+        ("network.tls.enabled", config.network.tls.enabled),
+        ("auth.enabled", config.auth.enabled),
+        ("performance.enable_compression", config.performance.enable_compression),
+        ("store.kind", matches!(config.store.kind, StoreKind::Postgres | StoreKind::Etcd)),
+    ];
+    match refused.into_iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((key, _)) => Err(CliError::new(
+            Exit::Config,
+            format!(
+                "failed to apply the configuration: {}: this version cannot do what `{key}` asks for",
+                config.origin(key)
+            ),
+        )
+        .hint("leave the key out, and keep the run inside a network that you trust")),
+    }
+}
+
+/// What the master hands to every peer.
+pub(crate) fn run_settings(config: &Config) -> RunSettings {
+    let (network, faults) = (&config.network, &config.fault_tolerance);
+    RunSettings {
+        heartbeat_interval_ms: network.heartbeat_interval_ms,
+        heartbeat_timeout_ms: network.heartbeat_timeout_ms,
+        master_timeout_ms: network.master_timeout_ms,
+        enable_buffer_backup: faults.enable_buffer_backup,
+        max_recovery_attempts: faults.max_recovery_attempts,
+        recovery: recovery(faults.recovery),
+        ring_chunk_size: config.performance.ring_chunk_size,
+        op_timeout_ms: faults.op_timeout_ms,
+        ..RunSettings::default()
+    }
+}
+
+/// What a peer's own configuration says of them: only what somebody gave.
+pub(crate) fn expectations(config: &Config) -> Expectations {
+    let run = run_settings(config);
+    let given = |key: &str| config.is_given(key);
+    Expectations {
+        heartbeat_interval_ms: given("network.heartbeat_interval_ms").then_some(run.heartbeat_interval_ms),
+        heartbeat_timeout_ms: given("network.heartbeat_timeout_ms").then_some(run.heartbeat_timeout_ms),
+        enable_buffer_backup: given("fault_tolerance.enable_buffer_backup")
+            .then_some(run.enable_buffer_backup),
+        max_recovery_attempts: given("fault_tolerance.max_recovery_attempts")
+            .then_some(run.max_recovery_attempts),
+        recovery: given("fault_tolerance.recovery").then_some(run.recovery),
+        ring_chunk_size: given("performance.ring_chunk_size").then_some(run.ring_chunk_size),
+    }
+}
+
+fn recovery(recovery: ConfigRecovery) -> Recovery {
+    match recovery {
+        ConfigRecovery::InsideCall => Recovery::InsideCall,
+        ConfigRecovery::ByCaller => Recovery::ByCaller,
+    }
+}
+
+/// Starts the log of a process that was started by hand.
+pub(crate) fn start_log(config: &Config) -> Result<(), CliError> {
+    let logging = &config.logging;
+    init_log(&LogSettings {
+        level: logging.level.name().to_ascii_lowercase(),
+        file: logging.file.as_ref().map(PathBuf::from),
+        max_size_mb: logging.max_size_mb,
+    })
+}
+
+/// Starts the log of a process that another one started: what that one shows if we fail.
+pub(crate) fn start_child_log() -> Result<(), CliError> {
+    init_log(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })
+}
+
+fn init_log(settings: &LogSettings) -> Result<(), CliError> {
+    pccl_observe::init(settings).map_err(|error| CliError::new(Exit::Config, error.to_string()))
+}

@@ -1,0 +1,137 @@
+//! `pccl status`: who is in the run, and who waits for whom.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::Args;
+use pccl_master::query_status;
+use pccl_proto::config::HostPort;
+use pccl_proto::message::{GroupStatus, Status};
+
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::table::Table;
+
+/// Where a master listens unless told otherwise.
+const DEFAULT_PORT: u16 = 7117;
+
+/// Options of `pccl status`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = exit::help(&[
+    ("who is there", "pccl status --master master.example.com:7117"),
+    ("for a program", "pccl status --master 10.0.0.7 --json"),
+]))]
+pub(crate) struct StatusArgs {
+    /// The master; its port is 7117 unless it says another
+    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER")]
+    master: String,
+
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Longest wait for an answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// Asks and prints.
+pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
+    let timeout = Duration::from_secs(args.timeout);
+    let status = ask(&resolve(&args.master)?, timeout)?;
+    if args.json {
+        let text =
+            serde_json::to_string(&status).map_err(|error| CliError::new(Exit::System, error.to_string()))?;
+        println!("{text}");
+    } else {
+        for line in lines(&status) {
+            println!("{line}");
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// The first of the addresses that answers; if none does, what the first one said.
+fn ask(addresses: &[SocketAddr], timeout: Duration) -> Result<Status, CliError> {
+    let mut first_error = None;
+    for addr in addresses {
+        match query_status(*addr, timeout) {
+            Ok(status) => return Ok(status),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    let what = first_error.map_or_else(|| "failed to ask the master".to_owned(), |error| error.to_string());
+    Err(CliError::new(Exit::Connect, what).hint("`pccl master` says at its start where it listens"))
+}
+
+fn resolve(master: &str) -> Result<Vec<SocketAddr>, CliError> {
+    let fail = |why: String| {
+        CliError::new(Exit::Connect, format!("failed to find the master `{master}`: {why}"))
+            .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
+    };
+    let at = HostPort::parse(master).map_err(fail)?;
+    let found = (at.host.as_str(), at.port.unwrap_or(DEFAULT_PORT)).to_socket_addrs();
+    let addresses: Vec<SocketAddr> = found.map_err(|error| fail(error.to_string()))?.collect();
+    if addresses.is_empty() {
+        return Err(fail("it has no address".to_owned()));
+    }
+    Ok(addresses)
+}
+
+/// The status for a person.
+pub(crate) fn lines(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("run {}, master of term {}", status.run, status.term)];
+    if status.groups.is_empty() {
+        lines.push("no peers yet".to_owned());
+    }
+    for group in &status.groups {
+        lines.push(String::new());
+        lines.extend(group_lines(group));
+    }
+    lines
+}
+
+fn group_lines(group: &GroupStatus) -> Vec<String> {
+    let members = group.peers.iter().filter(|peer| peer.rank.is_some()).count();
+    let mut lines = vec![format!(
+        "group {}: epoch {}, {members} members, {} newcomers, topology flat (latency {} µs)",
+        group.group,
+        group.epoch,
+        group.peers.len() - members,
+        group.alpha_us,
+    )];
+    if !group.activity.is_empty() {
+        lines.push(format!("  {}", group.activity));
+    }
+    let mut peers = Table::new(&["rank", "<session", "<address", "<site", "<state", "heard", "<waits for"]);
+    for peer in &group.peers {
+        peers.push([
+            peer.rank.map_or_else(|| "-".to_owned(), |rank| rank.to_string()),
+            peer.session.clone(),
+            peer.addr.clone(),
+            or_dash(&peer.site),
+            peer.state.clone(),
+            format!("{} ms ago", peer.heard_ms_ago),
+            or_dash(peer.waits_for.as_deref().unwrap_or_default()),
+        ]);
+    }
+    lines.extend(peers.lines().into_iter().map(|line| format!("  {line}")));
+    if !group.ops.is_empty() {
+        let mut ops = Table::new(&["tag", "attempt", "<op in flight", "age", "<waits for peers"]);
+        for op in &group.ops {
+            ops.push([
+                op.tag.to_string(),
+                op.n.to_string(),
+                or_dash(&op.call),
+                format!("{} ms", op.age_ms),
+                or_dash(&op.missing.join(", ")),
+            ]);
+        }
+        lines.extend(ops.lines().into_iter().map(|line| format!("  {line}")));
+    }
+    lines
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-" } else { text }.to_owned()
+}

@@ -1,0 +1,166 @@
+//! The displays of `pccl up`: lines for a person, objects for a program.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::chaos::Kind;
+use super::event::{Display, Event, Outcome, Verdict};
+use super::ledger::RoundSummary;
+use crate::size::ByteSize;
+use crate::table::{Table, seconds};
+use crate::worker::recoveries;
+
+/// One object per round, and a last one with the outcome.
+#[derive(Debug)]
+pub(super) struct Json;
+
+/// Lines for a person.
+#[derive(Debug)]
+pub(super) struct Terminal;
+
+impl Display for Json {
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Round(round) => print_json(round),
+            Event::Ended { outcome, .. } => print_json(outcome),
+            _ => {}
+        }
+    }
+}
+
+impl Display for Terminal {
+    fn show(&mut self, event: &Event) {
+        let lines = match event {
+            Event::Ended { outcome, rounds } => ending(outcome, rounds),
+            event => vec![line(event)],
+        };
+        print_lines(&lines);
+    }
+}
+
+fn print_json(object: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(object) {
+        print_lines(&[text]);
+    }
+}
+
+/// A reader that has gone away does not stop the fleet: its children still have to be ended in order.
+fn print_lines(lines: &[String]) {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+    let _ = out.flush();
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Kill => "kill",
+        Kind::Freeze => "freeze",
+        Kind::Join => "join",
+    }
+}
+
+fn line(event: &Event) -> String {
+    match event {
+        Event::Started { master, workers, bytes, tensors } => format!(
+            "master on {master}; {workers} workers average {tensors} tensors, {} in all, each round",
+            ByteSize(*bytes)
+        ),
+        Event::Joined { worker, world_size, seconds: time } => {
+            format!("  + {worker} is in after {}, the world is {world_size}", seconds(*time))
+        }
+        Event::Expelled { worker, why } => format!("  ! {worker}: {why}"),
+        Event::Struck { kind, worker, round } => {
+            let what = match kind {
+                Kind::Kill => "kill -9",
+                Kind::Freeze => "kill -STOP",
+                Kind::Join => "start",
+            };
+            format!("  x {what} {worker}, inside the op of round {round}")
+        }
+        Event::Thawed { worker } => format!("  x kill -CONT {worker}"),
+        Event::Judged { kind, round, hit: true } => format!("  = {} in round {round}: survived", name(*kind)),
+        Event::Judged { kind, round, hit: false } => {
+            format!("  = {} in round {round}: missed the op, does not count", name(*kind))
+        }
+        Event::Round(round) => round_line(round),
+        Event::Ended { .. } => String::new(),
+    }
+}
+
+fn round_line(round: &RoundSummary) -> String {
+    format!(
+        "round {:>4}  world {:>2}  epoch {:>3}  {:>8}  {:>6.2} GB/s  {:>12}  {}{}",
+        round.round,
+        round.world_size,
+        round.epoch,
+        seconds(round.seconds),
+        round.gbs,
+        recoveries(round.recoveries),
+        &round.hash[..round.hash.len().min(12)],
+        if round.identical { "" } else { "  DIVERGED" },
+    )
+}
+
+/// The table at the end, and the verdict.
+fn ending(outcome: &Outcome, rounds: &[RoundSummary]) -> Vec<String> {
+    let mut table = Table::new(&["<rounds", "count", "median", "slowest", "GB/s"]);
+    let (hit, calm): (Vec<&RoundSummary>, Vec<&RoundSummary>) =
+        rounds.iter().partition(|round| round.recoveries > 0);
+    for (title, rounds) in [("undisturbed", calm), ("with a recovery", hit)] {
+        if let Some(cells) = statistics(title, &rounds) {
+            table.push(cells);
+        }
+    }
+    let mut lines = vec![String::new()];
+    lines.extend(table.lines());
+    lines.push(String::new());
+    lines.push(verdict_line(outcome));
+    lines.extend(chaos_line(outcome));
+    lines
+}
+
+fn statistics(title: &str, rounds: &[&RoundSummary]) -> Option<[String; 5]> {
+    let mut sorted = rounds.to_vec();
+    sorted.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let (median, slowest) = (sorted.get(sorted.len() / 2)?, sorted.last()?);
+    Some([
+        title.to_owned(),
+        sorted.len().to_string(),
+        seconds(median.seconds),
+        seconds(slowest.seconds),
+        format!("{:.2}", median.gbs),
+    ])
+}
+
+fn verdict_line(outcome: &Outcome) -> String {
+    let identity = match (outcome.rounds, outcome.verdict) {
+        (0, _) => "no round was done",
+        (_, Verdict::Identical) => "identical: after every round all survivors had the same bits",
+        (_, Verdict::Diverged) => "DIVERGED: survivors of a round had different bits",
+    };
+    let interrupted = if outcome.interrupted { ", interrupted" } else { "" };
+    format!(
+        "{identity} ({} rounds, {}, world {} at the end, {}{interrupted})",
+        outcome.rounds,
+        recoveries(outcome.recoveries),
+        outcome.world_size,
+        seconds(outcome.seconds),
+    )
+}
+
+fn chaos_line(outcome: &Outcome) -> Option<String> {
+    let tally = outcome.chaos;
+    let counts = [("killed", tally.kill), ("frozen", tally.freeze), ("joined", tally.join)];
+    let mut parts: Vec<String> =
+        counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
+    if tally.missed > 0 {
+        parts.push(format!("{} missed", tally.missed));
+    }
+    parts.extend(outcome.not_hit.iter().map(|kind| format!("{} NEVER HIT", name(*kind))));
+    (!parts.is_empty()).then(|| format!("strikes inside an op: {}", parts.join(", ")))
+}

@@ -1,0 +1,260 @@
+//! The loop of a worker: let newcomers in, agree, bring everybody to one model, move it, average it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pccl::{Call, Class, CollectiveError, Communicator, DataType, OpInfo, Options, ReduceOp, VoteError};
+
+use super::agree::{self, AVERAGE_TAG, Agreement, MODEL_TAG, Voice, persist};
+use super::model::Model;
+use super::pace::Pace;
+use super::report::{Audience, RoundReport, WorkerEvent};
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// Between two looks for newcomers while there is nothing else to do.
+const IDLE: Duration = Duration::from_millis(5);
+
+/// A worker among its peers.
+pub(crate) struct Worker {
+    comm: Communicator,
+    model: Model,
+    /// Rounds that the model has been through; none if it must be taken over.
+    holds: Option<u64>,
+    /// It has just come in: the others are past their join point, too.
+    is_new: bool,
+    /// It has said that it has the fleet's model.
+    said_synced: bool,
+    pace: Pace,
+    wanted: u32,
+    layout: u64,
+    audience: Audience,
+}
+
+/// How a turn of the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Next,
+    Done,
+}
+
+/// Why a turn did not end well.
+enum Trouble {
+    /// This peer's membership ended; the others go on.
+    Out(String),
+    /// Nothing helps.
+    Fatal(CliError),
+}
+
+impl From<CollectiveError> for Trouble {
+    fn from(error: CollectiveError) -> Self {
+        match error.class() {
+            Class::Reconfigure => Self::Out(error.to_string()),
+            _ => Self::Fatal(error.into()),
+        }
+    }
+}
+
+impl From<VoteError> for Trouble {
+    fn from(error: VoteError) -> Self {
+        match error.class() {
+            Class::Reconfigure => Self::Out(error.to_string()),
+            _ => Self::Fatal(error.into()),
+        }
+    }
+}
+
+impl Worker {
+    /// Connects, with a model that is the same on all peers that have just been started.
+    pub(crate) fn connect(
+        options: &Options,
+        model: Model,
+        wanted: u32,
+        pace: Pace,
+        audience: Audience,
+    ) -> Result<Self, CliError> {
+        let begun = Instant::now();
+        let comm = Communicator::connect(options)?;
+        let worker = Self {
+            comm,
+            layout: model.layout_digest(),
+            model,
+            holds: Some(0),
+            is_new: true,
+            said_synced: false,
+            pace,
+            wanted,
+            audience,
+        };
+        worker.tell_joined(begun);
+        Ok(worker)
+    }
+
+    /// Goes on until all rounds are done.
+    pub(crate) fn run(mut self) -> Result<(), CliError> {
+        loop {
+            match self.turn() {
+                Ok(Turn::Next) => {}
+                Ok(Turn::Done) => break,
+                Err(Trouble::Out(why)) => self.come_back(why)?,
+                Err(Trouble::Fatal(error)) => return Err(error),
+            }
+        }
+        let rounds = self.holds.unwrap_or(0);
+        self.comm.leave();
+        self.audience.tell(&WorkerEvent::Left { rounds });
+        Ok(())
+    }
+
+    fn come_back(&mut self, why: String) -> Result<(), CliError> {
+        self.audience.tell(&WorkerEvent::Expelled { why });
+        let begun = Instant::now();
+        self.comm.reconnect()?;
+        self.holds = None;
+        self.is_new = true;
+        self.said_synced = false;
+        self.tell_joined(begun);
+        Ok(())
+    }
+
+    fn tell_joined(&self, begun: Instant) {
+        let membership = self.comm.membership();
+        self.audience.tell(&WorkerEvent::Joined {
+            session: membership.session,
+            rank: membership.rank,
+            world_size: membership.world_size,
+            epoch: membership.epoch,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+    }
+
+    /// The calls of a turn are the same, in the same order, on all members; newcomers begin after the join point.
+    fn turn(&mut self) -> Result<Turn, Trouble> {
+        if !std::mem::replace(&mut self.is_new, false) {
+            self.comm.update_topology()?;
+        }
+        let agreed = agree::agree(&self.comm, &self.voice())?;
+        if !agreed.one_layout {
+            self.settle_layout(&agreed)?;
+            return Ok(Turn::Next);
+        }
+        let rounds = self.catch_up(&agreed)?;
+        let taken_over = self.holds.replace(rounds) != Some(rounds);
+        if !std::mem::replace(&mut self.said_synced, true) {
+            self.audience.tell(&WorkerEvent::Synced { rounds, taken_over });
+        }
+        let gathering = rounds == 0 && agreed.world < agreed.wanted;
+        if !gathering && rounds < agreed.granted {
+            self.round(rounds + 1)?;
+        } else if gathering || agreed.someone_lingers {
+            thread::sleep(IDLE);
+        } else {
+            return Ok(Turn::Done);
+        }
+        Ok(Turn::Next)
+    }
+
+    fn voice(&self) -> Voice {
+        Voice {
+            holds: self.holds,
+            granted: self.pace.granted(),
+            lingers: self.pace.lingers(),
+            wanted: self.wanted,
+            layout: self.layout,
+        }
+    }
+
+    /// The layout of those with the newest model counts; who has another one goes.
+    fn settle_layout(&mut self, agreed: &Agreement) -> Result<(), Trouble> {
+        let mine = (self.holds == agreed.newest).then_some(self.layout);
+        match agree::common_layout(&self.comm, mine)? {
+            Some(layout) if layout == self.layout => Ok(()),
+            _ => Err(Trouble::Fatal(
+                CliError::new(
+                    Exit::Collective,
+                    format!(
+                        "failed to average: the peers' models differ in names, types or shapes; \
+                         here are {} tensors with {} bytes to average",
+                        self.model.tensor_count(),
+                        self.model.averaged_bytes()
+                    ),
+                )
+                .hint("start every worker with the same --input, or the same --bytes and --seed"),
+            )),
+        }
+    }
+
+    /// Whoever is behind takes over the newest model; returns the rounds it has been through.
+    ///
+    /// Everybody who holds it contributes it, the others zeros, and the largest word of all is the model's: that works
+    /// whoever dies on the way, as long as one holder lives.
+    fn catch_up(&mut self, agreed: &Agreement) -> Result<u64, Trouble> {
+        let Some(newest) = agreed.newest else {
+            return Err(nobody_left());
+        };
+        if !agreed.someone_behind {
+            return Ok(newest);
+        }
+        let holds_it = self.holds == Some(newest);
+        if !holds_it {
+            self.holds = None;
+            self.model.clear();
+        }
+        for (number, part) in self.model.parts_mut().iter_mut().enumerate() {
+            let call = Call::new(MODEL_TAG + number as u64).op(ReduceOp::Max);
+            persist(|| self.comm.all_reduce_bytes_in_place(DataType::U64, part.words_mut(), &call))?;
+        }
+        // Members only leave between join points: a holder that is here now was here in every op before.
+        if agree::anyone_holds(&self.comm, holds_it)? { Ok(newest) } else { Err(nobody_left()) }
+    }
+
+    fn round(&mut self, round: u64) -> Result<(), Trouble> {
+        self.model.move_by(session_number(&self.comm.membership().session), round);
+        let audience = self.audience;
+        self.pace.pass(|| audience.tell(&WorkerEvent::Held { round }));
+        audience.tell(&WorkerEvent::Reducing { round });
+        let begun = Instant::now();
+        let (info, recoveries) = self.average()?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.holds = Some(round);
+        audience.tell(&WorkerEvent::Round(RoundReport {
+            round,
+            epoch: info.epoch.0,
+            world_size: info.world,
+            seconds,
+            gbs: self.model.averaged_bytes() as f64 / seconds * 1e-9,
+            recoveries,
+            hash: format!("{:032x}", self.model.hash()),
+        }));
+        Ok(())
+    }
+
+    /// Averages all parts; returns the last op's result and the recoveries of all.
+    fn average(&mut self) -> Result<(OpInfo, u32), Trouble> {
+        let mut last = None;
+        let mut recoveries = 0;
+        for (number, part) in self.model.parts_mut().iter_mut().enumerate() {
+            let Some(dtype) = part.averaged else { continue };
+            let call = Call::new(AVERAGE_TAG + number as u64).op(ReduceOp::Avg);
+            let info = persist(|| self.comm.all_reduce_bytes_in_place(dtype, part.bytes_mut(), &call))?;
+            recoveries += info.recoveries;
+            last = Some(info);
+        }
+        match last {
+            Some(info) => Ok((info, recoveries)),
+            None => Err(Trouble::Fatal(CliError::new(Exit::Input, "failed to average: the model is empty"))),
+        }
+    }
+}
+
+fn nobody_left() -> Trouble {
+    Trouble::Fatal(
+        CliError::new(Exit::Collective, "failed to take over the model: no peer that held it is left")
+            .hint("start the workers again: they begin with the model of --input or --seed"),
+    )
+}
+
+/// A number of its own for each session, so that each moves its model in a way of its own.
+fn session_number(session: &str) -> u64 {
+    pccl::hash_bytes(session.as_bytes()) as u64
+}
