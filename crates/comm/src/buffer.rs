@@ -1,7 +1,7 @@
 //! The caller's memory, seen as bytes, while an op runs. The only unsafe code of this crate.
 //!
 //! A blocking call lends its slices, and returns only after its op has ended and given them back ([`run`],
-//! [`run_in_place`], [`Loans`]): so the pointers below are valid, and nobody else uses the memory, for as long as a lent
+//! [`run_in_place`], [`Loans`], [`synchronize`]): so the pointers below are valid, and nobody else uses the memory, for as long as a lent
 //! [`Buffers`] exists. An asynchronous call hands over a vector that it owns.
 
 use std::any::Any;
@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 
 use pccl_proto::execute::OpMemory;
 use pccl_proto::ids::Tag;
-use pccl_proto::peer::{OpId, StartError};
+use pccl_proto::peer::{OpId, StartError, SyncFailure, SyncStartError, Synchronized};
+use pccl_proto::shared_state::{Offer, StateMemory};
 use pccl_proto::vocabulary::Fingerprint;
 
 use crate::element::Element;
@@ -157,9 +158,48 @@ impl Drop for Loans<'_> {
     }
 }
 
+/// Slices that are lent to a synchronization, to read.
+pub(crate) struct LentSlices(Vec<Lent>);
+
+impl LentSlices {
+    /// Slice `i`.
+    ///
+    /// # Panics
+    /// When the loan has ended.
+    pub(crate) fn get(&self, i: usize) -> &[u8] {
+        self.0[i].bytes()
+    }
+}
+
+/// Memory of a synchronization that has slices on loan.
+pub(crate) trait Borrower: StateMemory + 'static {
+    fn lent(&mut self) -> &mut LentSlices;
+}
+
+/// Synchronizes with slices on loan, from start to end. The memory comes back without them.
+pub(crate) fn synchronize<B: Borrower>(
+    engine: &Engine,
+    offer: Offer,
+    slices: &[&[u8]],
+    make: impl FnOnce(LentSlices) -> B,
+) -> Result<(Result<Synchronized, SyncFailure>, Box<B>), SyncStartError> {
+    // They are never written to through these pointers: `LentSlices` gives them out as `&[u8]` only.
+    let lent = slices.iter().map(|s| Lent { ptr: s.as_ptr().cast_mut(), len: s.len() });
+    let memory = Box::new(make(LentSlices(lent.collect())));
+    let guard = AbortOnUnwind;
+    let ended = engine.synchronize(offer, memory);
+    std::mem::forget(guard);
+    let end = ended.map_err(|(why, _memory)| why)?;
+    let Ok(mut memory) = end.memory.into_any().downcast::<B>() else {
+        unreachable!("the memory that comes back is the one that went in")
+    };
+    memory.lent().0.clear();
+    Ok((end.result, memory))
+}
+
 impl Lent {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `run`, `run_in_place` and `Loans` keep the slice borrowed until the op has ended; the borrow of `self` keeps a mutable one away.
+        // SAFETY: `run`, `run_in_place`, `Loans` and `synchronize` keep the slice borrowed until the op has ended; the borrow of `self` keeps a mutable one away.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 

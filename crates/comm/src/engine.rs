@@ -16,7 +16,10 @@ use pccl_net::{Net, Waiter, Wakeup};
 use pccl_observe::Metrics;
 use pccl_proto::ids::Tag;
 use pccl_proto::message::VoteOutcome;
-use pccl_proto::peer::{Completion, OpId, OpInfo, Peer, PeerConfig, PeerEvent, StartError};
+use pccl_proto::peer::{
+    Completion, OpId, OpInfo, Peer, PeerConfig, PeerEvent, StartError, SyncEnd, SyncStartError,
+};
+use pccl_proto::shared_state::{Offer, StateMemory};
 use pccl_proto::vocabulary::Fingerprint;
 
 use crate::buffer::Buffers;
@@ -38,6 +41,7 @@ pub(crate) struct State {
     forgotten: Vec<OpId>,
     pub(crate) vote: Option<VoteOutcome>,
     pub(crate) voting: bool,
+    synchronized: Option<SyncEnd>,
     pub(crate) last_trouble: String,
     pub(crate) totals: Totals,
     metrics: Option<Metrics>,
@@ -93,6 +97,7 @@ impl Engine {
             forgotten: Vec::new(),
             vote: None,
             voting: false,
+            synchronized: None,
             last_trouble: "no answer".into(),
             totals: Totals::default(),
             metrics,
@@ -160,6 +165,28 @@ impl Engine {
     pub(crate) fn wait_for(&self, id: OpId) -> Ended {
         self.wait(None, |state| state.results.remove(&id))
             .unwrap_or_else(|| unreachable!("there is no deadline"))
+    }
+
+    /// Synchronizes, from start to end.
+    pub(crate) fn synchronize(
+        &self,
+        offer: Offer,
+        memory: Box<dyn StateMemory>,
+    ) -> Result<SyncEnd, (SyncStartError, Box<dyn StateMemory>)> {
+        self.with(|state| {
+            if state.voting {
+                return Err((SyncStartError::Busy, memory));
+            }
+            state.peer.synchronize(offer, memory)?;
+            state.voting = true;
+            Ok(())
+        })?;
+        let end = self.wait(None, |state| {
+            let end = state.synchronized.take()?;
+            state.voting = false;
+            Some(end)
+        });
+        Ok(end.unwrap_or_else(|| unreachable!("there is no deadline")))
     }
 
     /// Whether the op has ended.
@@ -323,6 +350,11 @@ impl State {
                 None => drop(self.results.insert(done.id, done)),
             }
         }
+        if let Some(end) = self.peer.poll_synchronized() {
+            news = true;
+            self.count_bytes(&end);
+            self.synchronized = Some(end);
+        }
         if let Some(outcome) = self.peer.poll_vote() {
             news = true;
             self.vote = Some(outcome);
@@ -346,6 +378,16 @@ impl State {
         }
         metrics.add_bytes(sent_bytes, received_bytes, Instant::now());
         metrics.set_backup_bytes(self.peer.backup_bytes() as u64);
+    }
+
+    fn count_bytes(&mut self, end: &SyncEnd) {
+        if let Ok(done) = &end.result {
+            self.totals.sent_bytes += done.sent_bytes;
+            self.totals.received_bytes += done.received_bytes;
+            if let Some(metrics) = &self.metrics {
+                metrics.add_bytes(done.sent_bytes, done.received_bytes, Instant::now());
+            }
+        }
     }
 
     fn log(&mut self, event: &PeerEvent) {

@@ -27,6 +27,7 @@ mod error;
 mod kernels;
 mod options;
 mod pending;
+mod shared_state;
 
 pub use collectives::{ManyCall, Scattered};
 pub use communicator::{Communicator, MemberInfo, Membership, Stats};
@@ -36,7 +37,10 @@ pub use options::{Call, Options, Ports};
 pub use pccl_proto::peer::OpInfo;
 pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
+pub use pccl_proto::record::Removal;
+pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pending::Pending;
+pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.
 pub fn hash_bytes(bytes: &[u8]) -> u128 {

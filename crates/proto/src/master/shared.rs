@@ -44,7 +44,7 @@ impl Master {
         if offers.len() < members.len() {
             return;
         }
-        if !self.newcomers(group).is_empty() {
+        if offers.iter().all(|(_, _, o)| o.admits) && !self.newcomers(group).is_empty() {
             return self.begin_linking(now, group);
         }
         let numbers = offers.iter().map(|(s, number, _)| (*s, *number)).collect();

@@ -12,6 +12,7 @@
 mod elect;
 mod fetch;
 
+use std::any::Any;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub struct Offer {
     pub strategy: Strategy,
     /// False for a member that should have received and could not: its content does not count until it has.
     pub counts: bool,
+    /// Whether newcomers may be let in first; they are if all members say so.
+    pub admits: bool,
     /// Bytes of a block.
     pub block_bytes: u32,
     /// Hash over the hashes of the tensors that are compared.
@@ -235,4 +238,6 @@ pub trait StateMemory: Send {
     fn discard(&mut self);
     /// The tensor that a block belongs to.
     fn name_of(&self, block: u32) -> String;
+    /// As what it is, for its owner.
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }
