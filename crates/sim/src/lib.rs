@@ -1,1 +1,22 @@
 //! The simulator: real protocol code over a seeded network, clock and store. Not shipped.
+//!
+//! A run is a function of its seed: masters and peers as they ship, connections that break and are cut to pieces,
+//! datagrams that are lost, processes that crash and stand still, clocks that jump, a store that does not answer. Faults
+//! come first; then everything heals, and progress is demanded. `check` says what must never be.
+#![forbid(unsafe_code)]
+
+mod app;
+mod check;
+mod faults;
+mod memory;
+mod net;
+mod plan;
+mod reference;
+mod runs;
+mod stats;
+mod store;
+mod trace;
+mod world;
+
+pub use runs::{Outcome, run_seed};
+pub use stats::Stats;

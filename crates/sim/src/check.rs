@@ -1,0 +1,372 @@
+//! What must never be, and what must be in the end.
+
+use std::collections::BTreeMap;
+
+use pccl_proto::ids::{Epoch, PeerGroup, SessionId, Term};
+use pccl_proto::master::{Authority, Master};
+use pccl_proto::message::View;
+use pccl_proto::peer::{Completion, EndReason, OpError, OpInfo, PeerEvent, Phase};
+use pccl_proto::record::Failure;
+use pccl_proto::settings::Recovery;
+use pccl_proto::vocabulary::Collective;
+
+use crate::app::{Called, OpName, Stage};
+use crate::memory::{Memory, UNTOUCHED};
+use crate::reference;
+use crate::world::{Body, Event, ProcId, World, say};
+
+/// What is known of a group's program.
+#[derive(Default)]
+pub(crate) struct GroupState {
+    /// From this round on the program is more than waiting for its peers.
+    pub(crate) warm: Option<u64>,
+    /// The program ends before this round.
+    pub(crate) stop: Option<u64>,
+    /// Where the newcomers of an epoch begin.
+    pub(crate) joins: BTreeMap<Epoch, u64>,
+    pub(crate) latest: u64,
+    /// Since when everybody alive is a member of the newest epoch.
+    steady: Option<u64>,
+}
+
+/// Outcomes of one call on all peers.
+#[derive(Default)]
+struct Outcomes {
+    success: Option<(Epoch, ProcId, Vec<u8>)>,
+    failed: Option<ProcId>,
+}
+
+pub(crate) struct Check {
+    pub(crate) violation: Option<String>,
+    groups: BTreeMap<PeerGroup, GroupState>,
+    ops: BTreeMap<OpName, Outcomes>,
+    masters: BTreeMap<Term, ProcId>,
+    terms: BTreeMap<ProcId, Term>,
+    epochs: BTreeMap<ProcId, (SessionId, Epoch)>,
+    warm_by: u64,
+}
+
+impl Check {
+    pub(crate) fn new(groups: u32) -> Self {
+        Self {
+            violation: None,
+            groups: (0..groups).map(|g| (PeerGroup(g), GroupState::default())).collect(),
+            ops: BTreeMap::new(),
+            masters: BTreeMap::new(),
+            terms: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            warm_by: 4_000_000,
+        }
+    }
+
+    pub(crate) fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    pub(crate) fn group(&mut self, group: PeerGroup) -> &mut GroupState {
+        self.groups.entry(group).or_default()
+    }
+
+    /// One active master per term.
+    pub(crate) fn master(&mut self, p: ProcId, master: &Master) {
+        if master.authority() != Authority::Active {
+            return;
+        }
+        let first = *self.masters.entry(master.term()).or_insert(p);
+        if first != p {
+            self.fail(format!("two active masters in term {}", master.term()));
+        }
+    }
+
+    /// Terms only grow.
+    pub(crate) fn peer_said(&mut self, p: ProcId, event: &PeerEvent) {
+        if let PeerEvent::Attached { term } = event {
+            let before = self.terms.insert(p, *term).unwrap_or_default();
+            if *term < before {
+                self.fail(format!("a peer went back from term {before} to {term}"));
+            }
+        }
+    }
+
+    pub(crate) fn ended(&mut self, _p: ProcId, why: &EndReason) {
+        if matches!(why, EndReason::Refused(_)) {
+            self.fail(format!("an honest peer was refused: {why}"));
+        }
+    }
+}
+
+impl World {
+    /// Epochs only grow, and are what the store says.
+    pub(crate) fn check_view(&mut self, p: ProcId, view: &View) {
+        let Some(Body::Peer(peer)) = &self.procs[p].body else { return };
+        let session = peer.session().map(|s| s.id).unwrap_or_default();
+        let group = self.procs[p].app.as_ref().map(|a| a.group).unwrap_or_default();
+        let before = self.check.epochs.insert(p, (session, view.epoch));
+        if before == Some((session, view.epoch)) {
+            return;
+        }
+        if before.is_some_and(|(s, e)| s == session && e > view.epoch) {
+            self.check.fail(format!("a peer went back to epoch {}", view.epoch));
+        }
+        let members: Vec<SessionId> = view.members.iter().map(|m| m.session).collect();
+        if self.store.epochs.get(&(group, view.epoch)) != Some(&members) {
+            let name = &self.procs[p].name;
+            self.check.fail(format!("{name} is in an epoch {} that the store does not know so", view.epoch));
+        }
+    }
+
+    /// Judges the outcome of an op.
+    pub(crate) fn judge(&mut self, p: ProcId, called: &Called, completion: &Completion<Memory>) {
+        let outcome = match &completion.result {
+            Ok(info) => format!("succeeded in epoch {} with {} peers", info.epoch, info.world),
+            Err(why) => format!("failed: {why}"),
+        };
+        say!(self, "{}: {} (tag {}) {outcome}", self.procs[p].name, called.name, completion.tag);
+        let judged = match &completion.result {
+            Ok(info) => self.judge_success(p, called, info, &completion.memory),
+            Err(error) => self.judge_error(p, called, error, &completion.memory),
+        };
+        if let Err(wrong) = judged {
+            let text = format!("{}: {}: {wrong} ({outcome})", self.procs[p].name, called.name);
+            self.check.fail(text);
+        }
+    }
+
+    fn judge_success(
+        &mut self,
+        p: ProcId,
+        called: &Called,
+        info: &OpInfo,
+        memory: &Memory,
+    ) -> Result<(), String> {
+        self.stats.op(if info.recoveries == 0 { "succeeded" } else { "recovered" });
+        let Some(members) = self.store.epochs.get(&(called.name.group, info.epoch)) else {
+            return Err("an epoch that the store does not know".into());
+        };
+        let Some(rank) = members.iter().position(|s| *s == called.session) else {
+            return Err("success in an epoch that it is not a member of".into());
+        };
+        if info.world != members.len() as u32 {
+            return Err(format!("a world of {}, but the epoch has {}", info.world, members.len()));
+        }
+        let mut f = called.fingerprint;
+        if f.collective == Collective::Broadcast {
+            let root = members.iter().position(|s| *s == called.root);
+            f.root = root.ok_or("success without the root")? as u32;
+        }
+        let mut output = Self::output_of(memory);
+        if called.plan.stubborn.is_none() {
+            let input = |s: &SessionId| reference::input(*s, called.name.number(), f.dtype, f.count);
+            let inputs: Vec<Vec<u8>> = members.iter().map(input).collect();
+            let expected = reference::result(&f, info.algorithm, &inputs, rank as u32);
+            if output.get(..expected.len()) != Some(&expected[..]) {
+                return Err("the result is wrong".into());
+            }
+            let beyond = &output[expected.len()..];
+            if info.recoveries == 0 && beyond.iter().any(|b| *b != UNTOUCHED) {
+                return Err("bytes beyond the result were written".into());
+            }
+            output = &output[..expected.len()];
+            let sent = reference::sent_bytes(&f, info.algorithm, info.world, rank as u32);
+            if info.recoveries == 0 && sent.is_some_and(|sent| sent != info.sent_bytes) {
+                return Err(format!("sent {} bytes, and the formula says {sent:?}", info.sent_bytes));
+            }
+        }
+        if matches!(memory, Memory::Apart { .. }) && !Self::memory_is_unchanged(memory, &called.input) {
+            return Err("the input of an op that is not in place was changed".into());
+        }
+        self.compare(p, called, info.epoch, output.to_vec())
+    }
+
+    /// All who succeed do so in one epoch with one result, and nobody fails.
+    fn compare(&mut self, p: ProcId, called: &Called, epoch: Epoch, output: Vec<u8>) -> Result<(), String> {
+        let outcomes = self.check.ops.entry(called.name).or_default();
+        if let Some(other) = outcomes.failed {
+            return Err(format!("success, but it failed on {}", self.procs[other].name));
+        }
+        match &outcomes.success {
+            None => outcomes.success = Some((epoch, p, output)),
+            Some((e, q, _)) if *e != epoch => {
+                let other = &self.procs[*q].name;
+                return Err(format!("success in epoch {epoch}, but in epoch {e} on {other}"));
+            }
+            Some((_, q, bytes)) => {
+                let same = called.fingerprint.collective != Collective::ReduceScatter;
+                if same && *bytes != output {
+                    return Err(format!("another result than on {}", self.procs[*q].name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_error(
+        &mut self,
+        p: ProcId,
+        called: &Called,
+        error: &OpError,
+        memory: &Memory,
+    ) -> Result<(), String> {
+        let settings = &self.plan.settings;
+        let inner = match error {
+            OpError::InputLost(inner) => {
+                if settings.enable_buffer_backup || !called.plan.in_place {
+                    return Err("an input was lost that could be restored".into());
+                }
+                inner
+            }
+            error => {
+                if !Self::memory_is_unchanged(memory, &called.input) {
+                    return Err("the input was not restored".into());
+                }
+                error
+            }
+        };
+        let stubborn = called.plan.stubborn.is_some();
+        let disturbed = !self.stats.faults.is_empty() || self.kill.is_some();
+        if !disturbed && !stubborn {
+            return Err("an error in an undisturbed run".into());
+        }
+        match inner {
+            OpError::Failed(why) => {
+                self.stats.op(match why {
+                    Failure::Mismatch { .. } => "failed: mismatch",
+                    Failure::Cut { .. } => "failed: cut",
+                    Failure::TooManyRecoveries { .. } => "failed: too many recoveries",
+                    Failure::TimedOut { .. } => "failed: timed out",
+                    Failure::Deadlock { .. } => "failed: deadlock",
+                });
+                let expected = match why {
+                    Failure::Mismatch { .. } => stubborn,
+                    Failure::Cut { .. } => {
+                        let restorable = settings.enable_buffer_backup || !called.plan.in_place;
+                        let rooted = called.fingerprint.collective == Collective::Broadcast;
+                        settings.recovery == Recovery::ByCaller || !restorable || rooted
+                    }
+                    Failure::TooManyRecoveries { .. } => true,
+                    Failure::TimedOut { .. } | Failure::Deadlock { .. } => false,
+                };
+                if !expected {
+                    return Err("a failure that nobody has caused".into());
+                }
+                let last = self.check.group(called.name.group).stop;
+                if last.is_some_and(|stop| called.name.round + 2 >= stop) && !stubborn {
+                    return Err("a failure long after everything is healed".into());
+                }
+                let outcomes = self.check.ops.entry(called.name).or_default();
+                outcomes.failed = Some(p);
+                if let Some((_, q, _)) = &outcomes.success {
+                    return Err(format!("a failure, but it succeeded on {}", self.procs[*q].name));
+                }
+            }
+            OpError::NotStarted(_) => self.stats.op("not started"),
+            OpError::Ended(_) | OpError::InputLost(_) => self.stats.op("ended with its peer"),
+        }
+        Ok(())
+    }
+
+    // ---- progress ----
+
+    /// Every tenth of a second: is somebody in charge, is everybody there, is it over?
+    pub(crate) fn watch(&mut self) {
+        self.supervise();
+        let groups: Vec<PeerGroup> = self.check.groups.keys().copied().collect();
+        for group in &groups {
+            self.warm_up(*group);
+        }
+        if let Some(healed) = self.healed {
+            for group in &groups {
+                self.steady(*group);
+            }
+            if self.is_finished() {
+                return self.finish();
+            }
+            let patience = u64::from(self.plan.settings.master_timeout_ms) * 1000 + 60_000_000;
+            if self.now > healed + patience {
+                let standing = self.standing();
+                return self
+                    .check
+                    .fail(format!("no progress for {} s after healing: {standing}", patience / 1_000_000));
+            }
+        }
+        self.after(100_000, Event::Watch);
+    }
+
+    fn apps(&self, group: PeerGroup) -> impl Iterator<Item = (ProcId, &crate::app::App)> {
+        self.procs
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.body.is_some())
+            .filter_map(move |(id, p)| Some((id, p.app.as_ref().filter(|a| a.group == group)?)))
+    }
+
+    fn warm_up(&mut self, group: PeerGroup) {
+        if self.check.group(group).warm.is_some() {
+            return;
+        }
+        let joined = self.apps(group).filter(|(_, a)| a.stage != Stage::Joining).count();
+        let expected = (0..self.plan.peers).filter(|s| self.plan.group(*s) == group).count();
+        if joined >= expected || self.now > self.check.warm_by {
+            let latest = self.apps(group).map(|(_, a)| a.round).max().unwrap_or(0);
+            self.check.group(group).warm = Some(latest + 1);
+        }
+    }
+
+    /// Once everybody alive is a member of the newest epoch, and has been for a while, the program may end.
+    fn steady(&mut self, group: PeerGroup) {
+        let epoch = self.store.record.groups.get(&group).map(|g| g.epoch).unwrap_or_default();
+        let members = self.store.epochs.get(&(group, epoch)).map_or(0, Vec::len);
+        let is_in = |p: ProcId, stage: Stage| {
+            let Some(Body::Peer(peer)) = &self.procs[p].body else { return false };
+            *peer.phase() == Phase::Member && !matches!(stage, Stage::Joining | Stage::Leaving)
+        };
+        let alive = self.apps(group).count();
+        let all = alive > 0 && self.apps(group).all(|(p, a)| is_in(p, a.stage)) && members == alive;
+        let latest = self.apps(group).map(|(_, a)| a.round).max().unwrap_or(0);
+        let now = self.now;
+        let long = if self.plan.simple { 200_000 } else { 2_500_000 };
+        let state = self.check.group(group);
+        if !all {
+            state.steady = None;
+            return;
+        }
+        let since = *state.steady.get_or_insert(now);
+        if now >= since + long && state.stop.is_none() && state.warm.is_some() {
+            state.stop = Some(latest + 5);
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.procs
+            .iter()
+            .filter(|p| p.body.is_some())
+            .all(|p| p.app.as_ref().is_none_or(|a| a.stage == Stage::Finished))
+    }
+
+    fn finish(&mut self) {
+        self.over = true;
+        self.stats.virtual_us = self.now;
+        self.stats.terms = self.store.record.term.0;
+    }
+
+    /// Who waits for what.
+    fn standing(&self) -> String {
+        let one = |p: &crate::world::Proc| match (&p.body, &p.app) {
+            (Some(Body::Peer(peer)), Some(app)) => format!(
+                "{} at round {} ({:?}, {} ops, {:?}, epoch {:?})",
+                p.name,
+                app.round,
+                app.stage,
+                peer.ops_in_flight(),
+                peer.phase(),
+                peer.view().map(|v| v.epoch.0)
+            ),
+            (Some(Body::Master(master)), _) => {
+                format!("{} {:?} in term {}", p.name, master.authority(), master.term())
+            }
+            _ => String::new(),
+        };
+        let living = self.procs.iter().filter(|p| p.body.is_some());
+        living.map(one).collect::<Vec<_>>().join("; ")
+    }
+}

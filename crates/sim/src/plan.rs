@@ -1,0 +1,222 @@
+//! What a run is made of, as a function of its seed: settings, network, program of the peers.
+
+use pccl_proto::ids::{PeerGroup, Seeded, Tag};
+use pccl_proto::message::VoteKind;
+use pccl_proto::settings::{Recovery, RunSettings};
+use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, ReduceOp};
+
+/// Delay and capacity of the network.
+#[derive(Debug, Clone)]
+pub(crate) struct Links {
+    /// Least one-way delay, microseconds.
+    pub(crate) delay_us: u64,
+    /// Up to so much more.
+    pub(crate) jitter_us: u64,
+    /// Bytes that a connection takes before its reader does, each way.
+    pub(crate) capacity: usize,
+    /// Most bytes of one read or write.
+    pub(crate) fragment: usize,
+    /// Datagrams of a thousand that are lost.
+    pub(crate) lost: u64,
+    /// Datagrams of a thousand that arrive twice.
+    pub(crate) doubled: u64,
+}
+
+/// Everything that the seed decides before the run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) settings: RunSettings,
+    pub(crate) links: Links,
+    /// Peers at the beginning; peer `slot` is in group `slot % groups`.
+    pub(crate) peers: usize,
+    pub(crate) groups: u32,
+    /// Peers that come later, at most.
+    pub(crate) spare: usize,
+    pub(crate) eager_bytes: u64,
+    pub(crate) piece_bytes: u64,
+    /// Longest tensor, elements.
+    pub(crate) longest: u64,
+    /// Longest pause of a program between two calls, microseconds.
+    pub(crate) think_us: u64,
+    /// Store requests take up to so long, microseconds.
+    pub(crate) store_us: u64,
+    /// Whether callers differ now and then.
+    pub(crate) mismatches: bool,
+    /// Faults happen for so long, microseconds; zero: never.
+    pub(crate) faults_us: u64,
+    /// About one fault in so many microseconds.
+    pub(crate) fault_every_us: u64,
+    /// Whether further masters are started while one lives.
+    pub(crate) rivals: bool,
+    /// Only all-reduce, only one op a round.
+    pub(crate) simple: bool,
+}
+
+/// An op of a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpPlan {
+    pub(crate) tag: Tag,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) in_place: bool,
+    /// The slot whose caller calls something else.
+    pub(crate) stubborn: Option<usize>,
+}
+
+/// What all peers of a group do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Round {
+    Vote(VoteKind),
+    Ops(Vec<OpPlan>),
+}
+
+fn pick<T: Copy>(random: &mut Seeded, all: &[T]) -> T {
+    all[random.below(all.len() as u64) as usize]
+}
+
+fn chance(random: &mut Seeded, of_a_hundred: u64) -> bool {
+    random.below(100) < of_a_hundred
+}
+
+impl Plan {
+    /// A random run.
+    pub(crate) fn random(seed: u64) -> Self {
+        let r = &mut Seeded::new(seed ^ 0x05ee_d0f5_eed5);
+        let delay_us = pick(r, &[50, 50, 1_000, 20_000, 60_000]);
+        let calm = chance(r, 5);
+        let groups = if chance(r, 20) { 2 } else { 1 };
+        Self {
+            seed,
+            settings: Self::settings(r),
+            links: Links {
+                delay_us,
+                jitter_us: delay_us * pick(r, &[0, 1, 4]) / 2,
+                capacity: pick(r, &[64, 700, 5_000, 1 << 17]),
+                fragment: pick(r, &[1 << 17, 1 << 17, 1 << 12, 100, 23]),
+                lost: pick(r, &[0, 0, 20, 200]),
+                doubled: pick(r, &[0, 50]),
+            },
+            peers: (2 + r.below(4)) as usize * groups,
+            groups: groups as u32,
+            spare: r.below(3) as usize,
+            eager_bytes: pick(r, &[64 << 10, 200, 64, 0]),
+            piece_bytes: pick(r, &[256 << 10, 256, 64]),
+            longest: pick(r, &[8, 60, 400]),
+            think_us: pick(r, &[100, 10_000, 60_000]),
+            store_us: pick(r, &[100, 3_000, 50_000, 400_000]),
+            mismatches: chance(r, 15),
+            faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
+            fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
+            rivals: chance(r, 40),
+            simple: false,
+        }
+    }
+
+    fn settings(r: &mut Seeded) -> RunSettings {
+        RunSettings {
+            master_timeout_ms: pick(r, &[2_000, 5_000, 15_000]),
+            enable_buffer_backup: !chance(r, 15),
+            max_recovery_attempts: pick(r, &[0, 1, 3, 100]),
+            recovery: pick(r, &[Recovery::InsideCall, Recovery::InsideCall, Recovery::ByCaller]),
+            connections_per_link: pick(r, &[0, 1, 1, 2, 3]),
+
+            ..RunSettings::default()
+        }
+    }
+
+    /// A small world without chance: `peers` peers that all-reduce.
+    pub(crate) fn small(peers: usize, recovery: Recovery) -> Self {
+        Self {
+            settings: RunSettings { recovery, master_timeout_ms: 5_000, ..RunSettings::default() },
+            links: Links {
+                delay_us: 200,
+                jitter_us: 0,
+                capacity: 1 << 17,
+                fragment: 1 << 17,
+                lost: 0,
+                doubled: 0,
+            },
+            peers,
+            groups: 1,
+            spare: 0,
+            eager_bytes: 64 << 10,
+            piece_bytes: 256 << 10,
+            longest: 40,
+            think_us: 100,
+            store_us: 500,
+            mismatches: false,
+            faults_us: 0,
+            fault_every_us: 0,
+            rivals: false,
+            simple: true,
+            ..Self::random(1)
+        }
+    }
+
+    /// The group of the peer in a slot.
+    pub(crate) fn group(&self, slot: usize) -> PeerGroup {
+        PeerGroup(slot as u32 % self.groups)
+    }
+
+    /// What the peers of a group do in round `number`; `calls`: no votes.
+    pub(crate) fn round(&self, group: PeerGroup, number: u64, calls: bool) -> Round {
+        let name = (self.seed << 20) ^ (u64::from(group.0) << 60) ^ number;
+        let r = &mut Seeded::new(name.wrapping_mul(0x9e37_79b9));
+        let dice = r.below(100);
+        if !calls && dice < 12 {
+            return Round::Vote(VoteKind::UpdateTopology);
+        }
+        if !calls && dice < 16 && !self.simple {
+            return Round::Vote(VoteKind::PeersPending);
+        }
+        let count = if self.simple { 1 } else { 1 + r.below(4) };
+        let tags = if self.simple { 1 } else { 6 };
+        let first = r.below(tags);
+        Round::Ops((0..count).map(|i| self.op(r, Tag((first + i) % tags))).collect())
+    }
+
+    fn op(&self, r: &mut Seeded, tag: Tag) -> OpPlan {
+        let collective =
+            if self.simple || chance(r, 60) { Collective::AllReduce } else { pick(r, Collective::ALL) };
+        let dtype = pick(
+            r,
+            &[DataType::I32, DataType::U8, DataType::F32, DataType::F32, DataType::BF16, DataType::F64],
+        );
+        let algorithms = [
+            None,
+            Some(Algorithm::Direct),
+            Some(Algorithm::Ring),
+            Some(Algorithm::Doubling),
+            Some(Algorithm::Star),
+        ];
+        let count = match r.below(10) {
+            0 => r.below(4),
+            _ => 1 + r.below(self.longest),
+        };
+        let fingerprint = Fingerprint {
+            collective,
+            dtype,
+            op: pick(r, ReduceOp::ALL),
+            count: if collective == Collective::Barrier { 0 } else { count },
+            root: 0,
+            algorithm: pick(r, &algorithms),
+        };
+        let in_place = matches!(collective, Collective::AllReduce | Collective::Broadcast) && chance(r, 60);
+        let stubborn = (self.mismatches && chance(r, 4)).then(|| r.below(self.peers as u64) as usize);
+        OpPlan { tag, fingerprint, in_place, stubborn }
+    }
+}
+
+impl OpPlan {
+    /// What the caller in `slot` calls, in a world of `world`. The root is the oldest member, or the youngest.
+    pub(crate) fn call(&self, slot: usize, world: u32) -> Fingerprint {
+        let mut f = self.fingerprint;
+        if f.collective == Collective::Broadcast && f.count % 2 == 1 {
+            f.root = world - 1;
+        }
+        if self.stubborn == Some(slot) {
+            f.count += 1;
+        }
+        f
+    }
+}

@@ -1,0 +1,112 @@
+//! What an op must give: inputs as a function of names, and their reduction written down once more, by hand.
+
+use pccl_proto::execute::Kernels;
+use pccl_proto::ids::{Seeded, SessionId};
+use pccl_proto::schedule::{block_len, block_start};
+use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint};
+
+use crate::memory::Arithmetic;
+
+/// The input of a peer for an op: the same whenever it is asked for, different for any two names.
+pub(crate) fn input(session: SessionId, op: u64, dtype: DataType, count: u64) -> Vec<u8> {
+    let mut random = Seeded::new(session.0.wrapping_mul(0x1000_0000_01b3) ^ op.rotate_left(20));
+    let mut bytes = Vec::with_capacity(count as usize * dtype.size_bytes());
+    for _ in 0..count {
+        let x = random.next_u64();
+        // Numbers of very different sizes: the order of additions shows in the last bits.
+        let (mantissa, exponent) = ((x >> 40) as f64 - f64::from(1 << 23), (x % 9) as i32 - 4);
+        let value = mantissa * 10f64.powi(exponent);
+        match dtype {
+            DataType::F32 => bytes.extend_from_slice(&(value as f32).to_ne_bytes()),
+            DataType::F64 => bytes.extend_from_slice(&value.to_ne_bytes()),
+            DataType::BF16 => bytes.extend_from_slice(&((value as f32).to_bits() >> 16).to_ne_bytes()[..2]),
+            _ => bytes.extend_from_slice(&x.to_ne_bytes()[..dtype.size_bytes()]),
+        }
+    }
+    bytes
+}
+
+/// The result of `rank`, from the inputs of all by rank.
+pub(crate) fn result(f: &Fingerprint, algorithm: Algorithm, inputs: &[Vec<u8>], rank: u32) -> Vec<u8> {
+    let world = inputs.len() as u32;
+    let size = f.dtype.size_bytes() as u64;
+    let block = |owner| {
+        let (start, len) = (block_start(f.count, world, owner), block_len(f.count, world, owner));
+        (start * size) as usize..((start + len) * size) as usize
+    };
+    match f.collective {
+        Collective::Barrier => Vec::new(),
+        Collective::Broadcast => inputs[f.root as usize].clone(),
+        Collective::AllGather => inputs.concat(),
+        Collective::ReduceScatter => chunk(f, inputs, block(rank), rank),
+        Collective::AllReduce if world == 1 => inputs[0].clone(),
+        Collective::AllReduce => match algorithm {
+            Algorithm::Direct => (0..world).flat_map(|o| chunk(f, inputs, block(o), o)).collect(),
+            Algorithm::Ring => (0..world).flat_map(|o| chunk(f, inputs, block(o), o + 1)).collect(),
+            Algorithm::Star => chunk(f, inputs, 0..inputs[0].len(), 0),
+            Algorithm::Doubling => doubling(f, inputs),
+        },
+    }
+}
+
+/// Adds a part of all inputs, beginning with the one of `first` and going round.
+fn chunk(f: &Fingerprint, inputs: &[Vec<u8>], part: std::ops::Range<usize>, first: u32) -> Vec<u8> {
+    let world = inputs.len();
+    let at = |i: usize| &inputs[(first as usize + i) % world][part.clone()];
+    let mut acc = at(0).to_vec();
+    for i in 1..world {
+        acc = fold(f, &acc, at(i));
+    }
+    if world > 1 {
+        Arithmetic.finalize(f.dtype, f.op, &mut acc, world as u32);
+    }
+    acc
+}
+
+fn fold(f: &Fingerprint, a: &[u8], b: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; a.len()];
+    Arithmetic.fold(f.dtype, f.op, &mut out, a, b);
+    out
+}
+
+fn doubling(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
+    let core = 1 << inputs.len().ilog2();
+    let mut level: Vec<Vec<u8>> = (0..core)
+        .map(|r| match inputs.get(r + core) {
+            Some(surplus) => fold(f, &inputs[r], surplus),
+            None => inputs[r].clone(),
+        })
+        .collect();
+    while level.len() > 1 {
+        level = level.chunks(2).map(|pair| fold(f, &pair[0], &pair[1])).collect();
+    }
+    let mut acc = level.swap_remove(0);
+    Arithmetic.finalize(f.dtype, f.op, &mut acc, inputs.len() as u32);
+    acc
+}
+
+/// Tensor bytes that `rank` sends, by the formulas of the algorithms.
+pub(crate) fn sent_bytes(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: u32) -> Option<u64> {
+    let count = f.count;
+    let own = block_len(count, world, rank);
+    let others = u64::from(world) - 1;
+    let elements = match (f.collective, algorithm) {
+        _ if world == 1 => 0,
+        (Collective::Barrier, _) => 0,
+        (Collective::AllReduce, Algorithm::Direct) => count - own + others * own,
+        (Collective::AllReduce, Algorithm::Star) if rank == 0 => others * count,
+        (Collective::AllReduce, Algorithm::Star) => count,
+        (Collective::AllReduce, Algorithm::Ring) => {
+            2 * count - own - block_len(count, world, (rank + 1) % world)
+        }
+        (Collective::AllReduce, Algorithm::Doubling) => {
+            let core = 1 << world.ilog2();
+            let surplus = u64::from(rank + core < world);
+            if rank >= core { count } else { (u64::from(world.ilog2()) + surplus) * count }
+        }
+        (Collective::ReduceScatter, _) => count - own,
+        (Collective::AllGather, _) => others * count,
+        (Collective::Broadcast, _) => return None,
+    };
+    Some(elements * f.dtype.size_bytes() as u64)
+}

@@ -1,0 +1,57 @@
+//! The masters' store: slow, and not always sure.
+
+use std::collections::BTreeMap;
+
+use pccl_proto::ids::{Epoch, PeerGroup, SessionId};
+use pccl_proto::record::{RunRecord, StoreReply, StoreRequest};
+
+/// The record, and every epoch that was ever written.
+#[derive(Default)]
+pub(crate) struct Store {
+    pub(crate) record: RunRecord,
+    /// Members of every epoch, by rank.
+    pub(crate) epochs: BTreeMap<(PeerGroup, Epoch), Vec<SessionId>>,
+    /// While set, requests are not answered in time.
+    pub(crate) troubled: bool,
+}
+
+/// An epoch that a write has begun.
+pub(crate) struct Begun {
+    pub(crate) group: PeerGroup,
+    pub(crate) epoch: Epoch,
+    pub(crate) joined: bool,
+}
+
+impl Store {
+    /// Carries out a request; says which epoch it began, or what rule it broke.
+    pub(crate) fn apply(&mut self, request: &StoreRequest) -> (StoreReply, Result<Option<Begun>, String>) {
+        let old = self.record.clone();
+        let reply = self.record.apply(request);
+        let begun = match (request, &reply) {
+            (StoreRequest::Write { group, .. }, StoreReply::Written { .. }) => {
+                self.begun(&old, *group).map(Some)
+            }
+            _ => Ok(None),
+        };
+        (reply, begun)
+    }
+
+    fn begun(&mut self, old: &RunRecord, group: PeerGroup) -> Result<Begun, String> {
+        let before = old.groups.get(&group).cloned().unwrap_or_default();
+        let now = self.record.groups.get(&group).cloned().unwrap_or_default();
+        if now.epoch != before.epoch.next() {
+            return Err(format!("epoch {} was followed by epoch {}", before.epoch, now.epoch));
+        }
+        let sessions: Vec<SessionId> = now.members.iter().map(|m| m.member.session).collect();
+        if !sessions.is_sorted() {
+            return Err(format!("the members of epoch {} are not in order of age", now.epoch));
+        }
+        let was = |s: &SessionId| before.members.iter().any(|m| m.member.session == *s);
+        if let Some(m) = now.members.iter().find(|m| was(&m.member.session) == (m.joined == now.epoch)) {
+            return Err(format!("member {} came into epoch {} unnoticed", m.member.session, now.epoch));
+        }
+        let joined = sessions.iter().any(|s| !was(s));
+        self.epochs.insert((group, now.epoch), sessions);
+        Ok(Begun { group, epoch: now.epoch, joined })
+    }
+}
