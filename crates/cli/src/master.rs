@@ -176,15 +176,13 @@ fn store(args: &MasterArgs, config: &Config) -> StoreChoice {
 }
 
 fn start_error(error: &ServerError) -> CliError {
-    let exit = match error {
-        ServerError::Listen(_) => Exit::Port,
-        ServerError::Store(_) => Exit::Input,
-        _ => Exit::System,
+    let (exit, hint) = match error {
+        ServerError::Listen(_) => (Exit::Port, "choose another port by --listen or network.master_port"),
+        ServerError::Store(_) => (Exit::Input, "choose another file by --store or store.path"),
+        _ => (Exit::System, "look at the limits of this process: `ulimit -a`"),
     };
     let text = error.to_string();
-    if text.starts_with("failed to ") {
-        CliError::new(exit, text)
-    } else {
-        CliError::new(exit, format!("failed to start the master: {text}"))
-    }
+    let what =
+        if text.starts_with("failed to ") { text } else { format!("failed to start the master: {text}") };
+    CliError::new(exit, what).hint(hint)
 }

@@ -66,6 +66,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     advertise: Option<SocketAddr>,
 
+    /// How long to look for a master
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    connect_timeout: u64,
+
     /// Events as lines of JSON
     #[arg(long)]
     json: bool,
@@ -162,7 +166,7 @@ fn options(args: &WorkerArgs, config: &Config) -> Result<Options, CliError> {
     let mut options = Options::masters(masters(args, config)?)
         .group(args.group.unwrap_or(config.peer_group))
         .expects(settings::expectations(config))
-        .connect_timeout(Duration::from_secs(10));
+        .connect_timeout(Duration::from_secs(args.connect_timeout));
     if let Some(site) = args.site.as_ref().or(network.site.as_ref()) {
         options = options.site(site);
     }

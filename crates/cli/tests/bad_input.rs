@@ -1,0 +1,124 @@
+//! Bad input: one clear error each, naming what, where and the fix, with its exit code.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+
+use common::{pccl, refused, run, text, write_model};
+
+const USAGE: i32 = 2;
+const CONFIG: i32 = 3;
+const CONNECT: i32 = 4;
+const PORT: i32 = 5;
+const INPUT: i32 = 6;
+
+#[test]
+fn a_configuration_key_that_does_not_exist() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("my.yaml");
+    fs::write(&path, "network:\n  master_hots: somewhere\n").unwrap();
+    for command in ["master", "worker"] {
+        let output = run(&[command, "--config", path.to_str().unwrap()]);
+        refused(
+            &output,
+            CONFIG,
+            &["failed to ", "my.yaml:2:3", "master_hots", "did you mean `master_host`?"],
+        );
+    }
+}
+
+#[test]
+fn a_key_that_is_missing_and_a_file_that_is_not_there() {
+    refused(
+        &run(&["worker"]),
+        USAGE,
+        &["failed to find a master", "--master", "PCCL_MASTER", "network.master_host"],
+    );
+    let output = run(&["worker", "--config", "/nowhere/pccl_config.yaml"]);
+    refused(&output, CONFIG, &["failed to read", "/nowhere/pccl_config.yaml", "--config"]);
+}
+
+#[test]
+fn security_that_this_version_does_not_have_is_not_ignored() {
+    let output = pccl(&["master"]).env("PCCL_AUTH_SECRET", "0123456789").output().unwrap();
+    refused(&output, CONFIG, &["auth.enabled"]);
+    assert!(!text(&output.stderr).contains("0123456789"));
+}
+
+#[test]
+fn a_master_that_is_not_there() {
+    // Bound and not listening: nobody else gets the port, and connections are refused.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    refused(&run(&["status", "--master", &addr]), CONNECT, &["failed to ask the master", &addr]);
+    refused(
+        &run(&["worker", "--master", &addr, "--connect-timeout", "2"]),
+        CONNECT,
+        &["failed to reach a master", &addr, "pccl master"],
+    );
+}
+
+#[test]
+fn something_else_where_the_master_should_be() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        }
+    });
+    refused(&run(&["status", "--master", &addr]), CONNECT, &["failed to ask the master", &addr]);
+    refused(
+        &run(&["worker", "--master", &addr, "--connect-timeout", "2"]),
+        CONNECT,
+        &["failed to reach a master", &addr],
+    );
+}
+
+#[test]
+fn ports_that_are_taken() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let output =
+        pccl(&["master", "--listen", &addr.to_string()]).env("PCCL_STORE__KIND", "memory").output().unwrap();
+    refused(&output, PORT, &["failed to ", &addr.to_string()]);
+    let mut worker = pccl(&["worker", "--master", "127.0.0.1:1", "--bytes", "4KiB"]);
+    worker
+        .env("PCCL_NETWORK__P2P_PORTS", addr.port().to_string())
+        .env("PCCL_NETWORK__BIND_ADDRESS", "127.0.0.1");
+    refused(&worker.output().unwrap(), PORT, &["failed to ", &addr.port().to_string(), "p2p_ports"]);
+}
+
+#[test]
+fn a_model_that_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write_model(&path, &["a"], 1000);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let path = path.to_str().unwrap();
+    for command in [&["up", "--input", path][..], &["worker", "--master", "127.0.0.1:1", "--input", path]] {
+        refused(&run(command), INPUT, &["failed to read", "model.safetensors", "it is cut off"]);
+    }
+    refused(
+        &run(&["up", "--input", "/nowhere/m.safetensors"]),
+        INPUT,
+        &["failed to read /nowhere/m.safetensors"],
+    );
+}
+
+#[test]
+fn command_lines_without_sense() {
+    let refused_sizes = [("64MB", "KiB, MiB, GiB"), ("7", "multiple of 4"), ("0", "multiple of 4")];
+    for (size, word) in refused_sizes {
+        let output = run(&["up", "--bytes", size]);
+        assert_eq!(output.status.code(), Some(USAGE));
+        assert!(text(&output.stderr).contains(word), "{}", text(&output.stderr));
+    }
+    refused(&run(&["up", "--workers", "1", "--chaos", "kill"]), USAGE, &["nobody survives", "--workers 2"]);
+    refused(&run(&["bench", "--bytes", "6", "--peers", "2"]), USAGE, &["6B", "f32", "multiples of 4"]);
+}

@@ -1,0 +1,147 @@
+//! What the end-to-end tests share: running the program, and waiting for conditions instead of times.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// So long a condition may take on a machine that is very busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program, without what the caller's environment says to it.
+pub(crate) fn pccl(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pccl"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PCCL_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).current_dir(std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    pccl(args).output().expect("pccl starts")
+}
+
+/// What it printed, as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard output as JSON objects, one a line.
+pub(crate) fn objects(output: &Output) -> Vec<Value> {
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    text(&output.stdout).lines().map(parse).collect()
+}
+
+/// Asserts a good end.
+pub(crate) fn succeeded(output: &Output) {
+    assert!(output.status.success(), "{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+}
+
+/// Asserts one clear error: exit code, one `error:`, a hint, all of `words`, and nothing on standard output.
+pub(crate) fn refused(output: &Output, code: i32, words: &[&str]) {
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{stdout}\n{stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
+    assert!(stderr.contains("hint: "), "{stderr}");
+    assert_eq!(stdout, "");
+    for word in words {
+        assert!(stderr.contains(word), "`{word}` is not in: {stderr}");
+    }
+}
+
+/// Waits until `condition` gives something.
+pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what} does not happen");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A program that runs until the test ends.
+pub(crate) struct Running {
+    /// The process.
+    pub(crate) child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Starts it with standard output to read from.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("pccl starts");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, lines }
+    }
+
+    /// The next line that contains `word`.
+    pub(crate) fn line_with(&mut self, word: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let read = self.lines.read_line(&mut line).expect("its output can be read");
+            assert!(read > 0, "it ended without saying `{word}`");
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    /// All it prints until its end.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.lines.read_to_string(&mut text).expect("its output can be read");
+        text
+    }
+
+    /// Its process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal by name: `KILL`, `STOP`, `INT`.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+/// The processes that `parent` has started.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Whether a process runs, or is stopped; one that only waits to be reaped does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name is in brackets and may contain anything; the state follows the last of them.
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// A safetensors file with one f32 tensor per name, each of `count` values.
+pub(crate) fn write_model(path: &Path, names: &[&str], count: usize) {
+    use safetensors::tensor::{Dtype, TensorView};
+    let data: Vec<u8> = (0..count).flat_map(|n| (n as f32).to_le_bytes()).collect();
+    let view = || TensorView::new(Dtype::F32, vec![count], &data).expect("a tensor");
+    let views = names.iter().map(|name| (*name, view()));
+    std::fs::write(path, safetensors::serialize(views, None).expect("a file")).expect("a writable folder");
+}
