@@ -58,18 +58,22 @@ impl SyncError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotStarted { why: SyncStartError::Busy | SyncStartError::PendingOps(_) } => Class::Retry,
-            Self::NotStarted { why: SyncStartError::Ended(_) } | Self::Ended { .. } => Class::Reconfigure,
-            Self::NoCandidate { why: NoCandidate::HoldersLost } => Class::Reconfigure,
-            Self::Invalid { .. } | Self::NotStarted { .. } | Self::NoCandidate { .. } | Self::Mismatch { .. } => {
-                Class::Fatal
-            }
+            Self::NotStarted { why: SyncStartError::Ended(_) }
+            | Self::Ended { .. }
+            | Self::NoCandidate { why: NoCandidate::HoldersLost } => Class::Reconfigure,
+            Self::Invalid { .. }
+            | Self::NotStarted { .. }
+            | Self::NoCandidate { .. }
+            | Self::Mismatch { .. } => Class::Fatal,
         }
     }
 
     /// Why this peer was expelled, if its shared state was the reason.
     pub fn fault(&self) -> Option<&Fault> {
         match self {
-            Self::Ended { why: EndReason::Expelled { why: Some(Removal::SharedState(fault)), .. } } => Some(fault),
+            Self::Ended { why: EndReason::Expelled { why: Some(Removal::SharedState(fault)), .. } } => {
+                Some(fault)
+            }
             _ => None,
         }
     }
@@ -83,7 +87,9 @@ impl SyncError {
                     "raise the revision by exactly one before each synchronization, and connect again with one not above \
                      that of the group"
                 }
-                Fault::KeySet { .. } => "give all peers the same tensors by name, type and size, and connect again",
+                Fault::KeySet { .. } => {
+                    "give all peers the same tensors by name, type and size, and connect again"
+                }
                 Fault::ConflictingSender { .. } => "let only peers with the same content be send-only",
             };
         }

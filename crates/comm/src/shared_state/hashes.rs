@@ -16,7 +16,8 @@ pub(super) fn of_blocks(tensors: &[&[u8]], block_bytes: usize) -> Vec<u128> {
     let total: usize = tensors.iter().map(|t| t.len()).sum();
     let mut hashes = vec![0; blocks.len()];
     let worth = total / BYTES_PER_THREAD;
-    let threads = if worth < 2 { 1 } else { thread::available_parallelism().map_or(1, usize::from).min(worth) };
+    let threads =
+        if worth < 2 { 1 } else { thread::available_parallelism().map_or(1, usize::from).min(worth) };
     // As many blocks at a time as make a take of a sensible size, if all were alike.
     let per_take = (BYTES_PER_TAKE / (total / blocks.len().max(1)).max(1)).clamp(1, 1024);
     let takes = Mutex::new(blocks.chunks(per_take).zip(hashes.chunks_mut(per_take)));
@@ -47,7 +48,8 @@ mod tests {
 
     #[test]
     fn any_number_of_threads_gives_the_hashes_of_the_blocks() {
-        let bytes: Vec<u8> = (0..40_000_003u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let bytes: Vec<u8> =
+            (0..40_000_003u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let (a, rest) = bytes.split_at(3_000_001);
         let (b, c) = rest.split_at(0);
         let expected: Vec<u128> = [a, b, c].iter().flat_map(|t| t.chunks(1 << 16)).map(hash_block).collect();

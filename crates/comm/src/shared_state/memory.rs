@@ -120,13 +120,11 @@ impl StateMemory for Memory {
         if block == MANIFEST {
             return if self.manifest.is_empty() { &self.before } else { &self.manifest };
         }
-        match self.received.get(&block) {
-            Some(received) => &received.bytes,
-            None => {
-                let (tensor, range) = self.parts.range(block);
-                &self.lent.get(tensor)[range]
-            }
+        if let Some(received) = self.received.get(&block) {
+            return &received.bytes;
         }
+        let (tensor, range) = self.parts.range(block);
+        &self.lent.get(tensor)[range]
     }
 
     fn incoming(&mut self, block: u32) -> &mut [u8] {
@@ -150,7 +148,8 @@ impl StateMemory for Memory {
             let wanted = hash_at(manifest, *block);
             received.hash == Some(wanted) && wanted != hash_at(before, *block)
         });
-        let missing = |b: &u32| hash_at(manifest, *b) != hash_at(before, *b) && !self.received.contains_key(b);
+        let missing =
+            |b: &u32| hash_at(manifest, *b) != hash_at(before, *b) && !self.received.contains_key(b);
         Some((0..hashes.len() as u32).filter(missing).collect())
     }
 

@@ -120,7 +120,11 @@ impl Communicator {
     /// tensors together, wins: with [`Strategy::EnforcePopular`] the most common one, of equally common ones that of the
     /// longest-standing member. Those that differ fetch the blocks that differ from all that have them. All or nothing: an
     /// error leaves the tensors as they were, byte for byte, also if this peer was cut off half-way.
-    pub fn synchronize(&self, state: &mut SharedState<'_>, strategy: Strategy) -> Result<SyncInfo, SyncError> {
+    pub fn synchronize(
+        &self,
+        state: &mut SharedState<'_>,
+        strategy: Strategy,
+    ) -> Result<SyncInfo, SyncError> {
         if !self.is_ours() {
             let why = "this process was forked from the one that connected; connect in the child".into();
             return Err(SyncError::Invalid { tensor: None, why });
@@ -201,7 +205,10 @@ fn check(state: &SharedState<'_>) -> Result<(), SyncError> {
     }
     let name_bytes: usize = names.iter().map(|n| n.len() + 16).sum();
     if name_bytes > MAX_NAME_BYTES {
-        let why = format!("{} tensors with {name_bytes} bytes of names, the limit is {MAX_NAME_BYTES}", names.len());
+        let why = format!(
+            "{} tensors with {name_bytes} bytes of names, the limit is {MAX_NAME_BYTES}",
+            names.len()
+        );
         return invalid(None, why);
     }
     Ok(())

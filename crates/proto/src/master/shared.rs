@@ -29,7 +29,8 @@ impl Master {
     /// Whether a vote has been counted in the synchronization that is under way.
     pub(super) fn is_counted(&self, group: PeerGroup, session: SessionId, vote: Vote) -> bool {
         let sync = self.groups.get(&group).and_then(|g| g.sync.as_ref());
-        vote.kind == VoteKind::Synchronize && sync.is_some_and(|s| s.numbers.get(&session) == Some(&vote.number))
+        vote.kind == VoteKind::Synchronize
+            && sync.is_some_and(|s| s.numbers.get(&session) == Some(&vote.number))
     }
 
     /// All members have voted to synchronize: newcomers come first, then the offers elect.
@@ -148,7 +149,12 @@ impl Master {
 
     /// What the group has agreed on in the epoch that is decided on: a synchronization that all who stay have promised
     /// stands with it; without anybody who stays nobody has the content any more.
-    pub(super) fn agreed_after(&self, group: PeerGroup, stayers: &[SessionId], old: &GroupRecord) -> Option<Agreed> {
+    pub(super) fn agreed_after(
+        &self,
+        group: PeerGroup,
+        stayers: &[SessionId],
+        old: &GroupRecord,
+    ) -> Option<Agreed> {
         if stayers.is_empty() {
             return None;
         }
@@ -177,7 +183,8 @@ impl Master {
         let sync = self.groups.get(&group).and_then(|g| g.sync.as_ref()).filter(|s| s.id == id);
         if sync.is_some_and(|s| s.missing.contains(&from) && s.election.holders.contains(&holder)) {
             let tensor: String = tensor.chars().take(128).collect();
-            let what = format!("peer {from} received a block of tensor \"{tensor}\" from it with a wrong hash");
+            let what =
+                format!("peer {from} received a block of tensor \"{tensor}\" from it with a wrong hash");
             self.remove(now, holder, Removal::Misbehaved { what });
         }
     }
@@ -187,6 +194,9 @@ impl Master {
         let sync = self.groups.get(&group)?.sync.as_ref()?;
         let names: Vec<String> = sync.missing.iter().map(ToString::to_string).collect();
         let revision = sync.election.agreed.revision;
-        Some(format!("shared state of revision {revision} is on its way; waiting for peers {}", names.join(", ")))
+        Some(format!(
+            "shared state of revision {revision} is on its way; waiting for peers {}",
+            names.join(", ")
+        ))
     }
 }

@@ -354,7 +354,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// The holders that are connected can be asked.
     fn add_holders(&mut self) {
-        let Some(Sync { stage: Stage::Elected { election, fetch: Some(fetch), .. }, .. }) = &mut self.sync else {
+        let Some(Sync { stage: Stage::Elected { election, fetch: Some(fetch), .. }, .. }) = &mut self.sync
+        else {
             return;
         };
         for holder in &election.holders {
@@ -387,7 +388,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// Another member needs blocks.
-    pub(super) fn state_asked(&mut self, now: Time, conn: ConnId, from: SessionId, sync: u64, blocks: &[u32]) {
+    pub(super) fn state_asked(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        from: SessionId,
+        sync: u64,
+        blocks: &[u32],
+    ) {
         self.serve(now, Some(conn), from, sync, blocks);
     }
 
@@ -424,7 +432,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
             return;
         }
-        let conns = self.links.table.get(&from).into_iter().flat_map(|l| l.stripes.iter().filter_map(|s| s.conn));
+        let conns =
+            self.links.table.get(&from).into_iter().flat_map(|l| l.stripes.iter().filter_map(|s| s.conn));
         self.writable.extend(conns);
     }
 
@@ -486,7 +495,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if *manifest {
             if let Some(differ) = state.memory.accept_manifest(election.agreed.content) {
                 *manifest = false;
-                let blocks: Vec<(u32, u32)> = differ.into_iter().map(|b| (b, state.memory.len_of(b))).collect();
+                let blocks: Vec<(u32, u32)> =
+                    differ.into_iter().map(|b| (b, state.memory.len_of(b))).collect();
                 *slot = Some(Fetch::new(blocks));
                 return self.add_holders();
             }
@@ -502,7 +512,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn tell_if_complete(&mut self) {
-        let Some(Sync { stage: Stage::Elected { id, fetch: Some(fetch), manifest: false, .. }, .. }) = &self.sync
+        let Some(Sync { stage: Stage::Elected { id, fetch: Some(fetch), manifest: false, .. }, .. }) =
+            &self.sync
         else {
             return;
         };

@@ -126,7 +126,8 @@ fn key_difference(here: &Offer, there: &Offer) -> Option<KeyDifference> {
     if here.block_bytes != there.block_bytes {
         return Some(KeyDifference::BlockBytes { here: here.block_bytes, there: there.block_bytes });
     }
-    let by_name = |o: &Offer| -> BTreeMap<_, _> { o.tensors.iter().map(|t| (t.name.clone(), t.clone())).collect() };
+    let by_name =
+        |o: &Offer| -> BTreeMap<_, _> { o.tensors.iter().map(|t| (t.name.clone(), t.clone())).collect() };
     let (ours, theirs) = (by_name(here), by_name(there));
     let missing = theirs.keys().find(|name| !ours.contains_key(*name)).cloned().map(KeyDifference::Missing);
     let extra = ours.keys().find(|name| !theirs.contains_key(*name)).cloned().map(KeyDifference::Extra);

@@ -95,7 +95,8 @@ impl Fetch {
         let mut any = true;
         while std::mem::take(&mut any) {
             for (holder, owed) in &mut self.holders {
-                let bytes: u64 = owed.iter().filter_map(|b| self.wanted.get(b)).map(|w| u64::from(w.len)).sum();
+                let bytes: u64 =
+                    owed.iter().filter_map(|b| self.wanted.get(b)).map(|w| u64::from(w.len)).sum();
                 if owed.len() >= ASKED_BLOCKS || bytes >= ASKED_BYTES {
                     continue;
                 }

@@ -11,6 +11,8 @@
 
 mod elect;
 mod fetch;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::fmt;
@@ -130,7 +132,10 @@ impl fmt::Display for KeyDifference {
                 here.1, here.0, there.1, there.0
             ),
             Self::Compared(name) => {
-                write!(f, "tensor \"{name}\" may differ (allow_content_inequality) on one side and not on the other")
+                write!(
+                    f,
+                    "tensor \"{name}\" may differ (allow_content_inequality) on one side and not on the other"
+                )
             }
             Self::BlockBytes { here, there } => write!(f, "blocks of {here} bytes, {there} bytes there"),
         }

@@ -1,8 +1,6 @@
 //! Shared state over real sockets.
 
-mod harness;
-
-use harness::{TestMaster, connect, members, together, voters};
+use crate::harness::{TestMaster, connect, members, together, voters};
 use pccl::{Class, Fault, KeyDifference, NoCandidate, SharedState, Strategy, SyncError, SyncInfo, Tensor};
 use pccl_proto::shared_state::BLOCK_BYTES;
 
@@ -38,11 +36,16 @@ fn equal_states_move_no_bytes_and_the_order_of_tensors_does_not_matter() {
     for revision in 0..4 {
         let infos = together(&peers, |i, comm| {
             let (mut a, mut b, mut own) = (vec![1.5_f32; 100_003], noise(7, 5 * MIB + 1), vec![i as u64; 9]);
-            let mut tensors =
-                vec![Tensor::new("a", &mut a), Tensor::new("b", &mut b), Tensor::new("own", &mut own).allow_content_inequality()];
+            let mut tensors = vec![
+                Tensor::new("a", &mut a),
+                Tensor::new("b", &mut b),
+                Tensor::new("own", &mut own).allow_content_inequality(),
+            ];
             tensors.rotate_left(i);
             let mut state = SharedState::new(revision);
-            tensors.into_iter().for_each(|t| state.push(t));
+            for tensor in tensors {
+                state.push(tensor);
+            }
             let info = comm.synchronize(&mut state, Strategy::EnforcePopular).unwrap();
             assert_eq!(state.revision, revision);
             assert_eq!(own, vec![i as u64; 9]);
@@ -177,7 +180,9 @@ fn other_tensors_expel() {
     use Strategy::EnforcePopular as P;
     let results = one_is_expelled([P; 3], |i, w, _| w.truncate(w.len() - usize::from(i == 0)));
     let e = results[0].as_ref().unwrap_err();
-    let Some(Fault::KeySet { difference: KeyDifference::Kind { name, .. }, .. }) = e.fault() else { panic!("{e}") };
+    let Some(Fault::KeySet { difference: KeyDifference::Kind { name, .. }, .. }) = e.fault() else {
+        panic!("{e}")
+    };
     assert_eq!(name, "w");
     assert!(e.to_string().contains("tensor \"w\" is 3145727 bytes of u8 and should be 3145728"), "{e}");
     assert_eq!(e.peers().len(), 1);
@@ -210,7 +215,10 @@ fn a_lower_revision_receives_and_the_same_one_twice_is_an_error() {
     assert_eq!(results, [(100, 1); 3]);
     let errors = together(&peers, |_, comm| sync(comm, &mut vec![1; MIB], 100, P).unwrap_err());
     let expected = NoCandidate::Behind { highest: 100, expected: 101 };
-    assert!(errors.iter().all(|e| matches!(e, SyncError::NoCandidate { why } if *why == expected)), "{errors:?}");
+    assert!(
+        errors.iter().all(|e| matches!(e, SyncError::NoCandidate { why } if *why == expected)),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -233,7 +241,10 @@ fn many_tensors_of_odd_sizes_and_none() {
     assert!(results.iter().all(|(_, t)| *t == results[0].1));
     let touched = sizes.iter().filter(|n| **n % 3 == 1).count();
     assert_eq!(results[1].0.changed.len(), touched);
-    assert_eq!(results[1].0.received_bytes, sizes.iter().filter(|n| **n % 3 == 1).map(|n| (*n).min(1000) as u64).sum::<u64>());
+    assert_eq!(
+        results[1].0.received_bytes,
+        sizes.iter().filter(|n| **n % 3 == 1).map(|n| (*n).min(1000) as u64).sum::<u64>()
+    );
     // Nothing at all can be synchronized too.
     let infos = together(&peers, |_, comm| {
         comm.synchronize(&mut SharedState::new(2), Strategy::EnforcePopular).unwrap()

@@ -85,7 +85,8 @@ fn run(
             eprintln!("master: {event}");
         }
         *shown.lock().unwrap() = master.status(net.now());
-        let limit = net.time_left(&master).unwrap_or(Duration::from_millis(50)).min(Duration::from_millis(50));
+        let limit =
+            net.time_left(&master).unwrap_or(Duration::from_millis(50)).min(Duration::from_millis(50));
         waiter.wait(Some(limit)).unwrap();
         net.handle(&mut master, &waiter, &mut |r| asked.push(r)).unwrap();
     }
@@ -111,7 +112,10 @@ pub(crate) fn members(master: &TestMaster, world: u32) -> Vec<Communicator> {
 }
 
 /// Calls from every peer at once; results by rank.
-pub(crate) fn together<R: Send>(peers: &[Communicator], call: impl Fn(usize, &Communicator) -> R + Sync) -> Vec<R> {
+pub(crate) fn together<R: Send>(
+    peers: &[Communicator],
+    call: impl Fn(usize, &Communicator) -> R + Sync,
+) -> Vec<R> {
     std::thread::scope(|scope| {
         let call = &call;
         let handles: Vec<_> =
