@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use pccl::{Class, CollectiveError, ConnectError, VoteError};
+use pccl::{Class, CollectiveError, ConnectError, SyncError, VoteError};
 use pccl_proto::config::ConfigError;
 
 use crate::exit::Exit;
@@ -78,6 +78,12 @@ impl From<ConnectError> for CliError {
 
 impl From<CollectiveError> for CliError {
     fn from(error: CollectiveError) -> Self {
+        Self::new(Exit::Collective, error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<SyncError> for CliError {
+    fn from(error: SyncError) -> Self {
         Self::new(Exit::Collective, error.to_string()).hint(error.hint())
     }
 }

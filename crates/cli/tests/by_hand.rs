@@ -13,7 +13,7 @@ fn master() -> (Running, String) {
     command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
     let mut master = Running::start(command);
     let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().unwrap().to_owned();
+    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
     (master, addr)
 }
 
@@ -26,7 +26,7 @@ fn worker(master: &str, more: &[&str]) -> Command {
 fn status(master: &str) -> Value {
     let output = run(&["status", "--master", master, "--json"]);
     succeeded(&output);
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 #[test]

@@ -94,13 +94,14 @@ fn line(event: &Event) -> String {
 
 fn round_line(round: &RoundSummary) -> String {
     format!(
-        "round {:>4}  world {:>2}  epoch {:>3}  {:>8}  {:>6.2} GB/s  {:>12}  {}{}",
+        "round {:>4}  world {:>2}  epoch {:>3}  {:>8}  {:>6.2} GB/s  {:>12}  sync {:>8}  {}{}",
         round.round,
         round.world_size,
         round.epoch,
         seconds(round.seconds),
         round.gbs,
         recoveries(round.recoveries),
+        seconds(round.sync_seconds),
         &round.hash[..round.hash.len().min(12)],
         if round.identical { "" } else { "  DIVERGED" },
     )

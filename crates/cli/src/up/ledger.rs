@@ -28,6 +28,10 @@ pub(super) struct RoundSummary {
     pub(super) gbs: f64,
     /// Attempts that were cut before it.
     pub(super) recoveries: u32,
+    /// Time of the slowest worker for the synchronization after it.
+    pub(super) sync_seconds: f64,
+    /// Tensors that a synchronization had to change; none, unless workers diverged.
+    pub(super) repaired: usize,
     /// Workers that have reported it.
     pub(super) reports: usize,
     /// Whether all that have reported have the same model, and saw the same world.
@@ -62,8 +66,10 @@ impl Ledger {
             seconds: slowest.seconds,
             gbs: slowest.gbs,
             recoveries: reports.values().map(|report| report.recoveries).max().unwrap_or(0),
+            sync_seconds: reports.values().map(|report| report.sync_seconds).fold(0.0, f64::max),
+            repaired: reports.values().map(|report| report.repaired).sum(),
             reports: reports.len(),
-            identical: reports.values().all(same),
+            identical: reports.values().all(|report| same(report) && report.repaired == 0),
             hash: first.hash.clone(),
         })
     }
@@ -94,6 +100,8 @@ mod tests {
             seconds,
             gbs: 1.0 / seconds,
             recoveries: 0,
+            sync_seconds: 0.1,
+            repaired: 0,
             hash: hash.to_owned(),
         }
     }
@@ -115,9 +123,11 @@ mod tests {
         ledger.note(0, report(1, "aa", 0.5));
         ledger.note(1, report(1, "ab", 0.5));
         ledger.note(0, report(2, "cc", 0.5));
+        ledger.note(0, RoundReport { repaired: 1, ..report(3, "dd", 0.5) });
         assert!(!ledger.summary(1).unwrap().identical);
         assert!(ledger.summary(2).unwrap().identical);
-        assert_eq!(ledger.newest(), 2);
+        assert!(!ledger.summary(3).unwrap().identical);
+        assert_eq!(ledger.newest(), 3);
     }
 
     #[test]

@@ -11,12 +11,8 @@ use pccl::{Call, Class, CollectiveError, Communicator, OpInfo, ReduceOp};
 
 /// The tags of the ops of the loop.
 const AGREE_TAG: u64 = 1;
-/// Of the question whether anybody who had the model is still there.
-const HOLDER_TAG: u64 = 2;
 /// Of the question whose layout counts.
 const LAYOUT_TAG: u64 = 3;
-/// Of the taking over of a model, plus the number of the part.
-pub(crate) const MODEL_TAG: u64 = 1 << 16;
 /// Of the averaging, plus the number of the part.
 pub(crate) const AVERAGE_TAG: u64 = 1 << 32;
 
@@ -100,13 +96,6 @@ pub(crate) fn agree(comm: &Communicator, voice: &Voice) -> Result<Agreement, Col
     let mut words = voice.words();
     let info = max_of(comm, AGREE_TAG, &mut words)?;
     Ok(Agreement::from_words(words, info.world))
-}
-
-/// Whether anybody says yes.
-pub(crate) fn anyone_holds(comm: &Communicator, mine: bool) -> Result<bool, CollectiveError> {
-    let mut word = [u64::from(mine)];
-    max_of(comm, HOLDER_TAG, &mut word)?;
-    Ok(word[0] > 0)
 }
 
 /// The layout of those who say one; none if they differ.

@@ -12,8 +12,6 @@ use super::load;
 use crate::error::CliError;
 use crate::size::ByteSize;
 
-/// Bytes of a part are a multiple of this, so that it can travel as whole 64-bit words.
-const WORD_BYTES: usize = 8;
 /// How far an update moves a value, at most.
 const STEP: f32 = 1.0 / 64.0;
 
@@ -33,9 +31,10 @@ pub(crate) struct Tensor {
 pub(crate) struct Part {
     /// The type, if values of it are averaged: floating-point ones are, all others are only carried along.
     pub(crate) averaged: Option<DataType>,
-    /// The tensors' elements, one after the other, then zeros up to a whole word.
-    bytes: Vec<u8>,
-    used: usize,
+    /// The tensors' elements, one after the other.
+    pub(crate) bytes: Vec<u8>,
+    /// The tensors' names, and the bytes of each.
+    tensors: Vec<(String, usize)>,
 }
 
 /// All tensors.
@@ -64,32 +63,18 @@ impl Source {
     }
 }
 
-impl Part {
-    /// The elements.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.used]
-    }
-
-    /// The elements and the zeros after them, whole words.
-    pub(crate) fn words_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
 impl Model {
     /// Adds a tensor with its content. The caller sees to it that names are unique.
     pub(crate) fn push(&mut self, tensor: Tensor, content: &[u8]) {
         let averaged = averaged(tensor.dtype);
         let known = self.parts.iter().position(|part| part.averaged == averaged);
         let at = known.unwrap_or_else(|| {
-            self.parts.push(Part { averaged, bytes: Vec::new(), used: 0 });
+            self.parts.push(Part { averaged, bytes: Vec::new(), tensors: Vec::new() });
             self.parts.len() - 1
         });
         let part = &mut self.parts[at];
-        part.bytes.truncate(part.used);
         part.bytes.extend_from_slice(content);
-        part.used = part.bytes.len();
-        part.bytes.resize(part.used.next_multiple_of(WORD_BYTES), 0);
+        part.tensors.push((tensor.name.clone(), content.len()));
         self.tensors.push(tensor);
     }
 
@@ -106,7 +91,7 @@ impl Model {
     /// Bytes that an averaging moves.
     pub(crate) fn averaged_bytes(&self) -> u64 {
         let averaged = self.parts.iter().filter(|part| part.averaged.is_some());
-        averaged.map(|part| part.used as u64).sum()
+        averaged.map(|part| part.bytes.len() as u64).sum()
     }
 
     /// The parts, in the order of their first tensors: the same on all peers with the same layout.
@@ -116,7 +101,7 @@ impl Model {
 
     /// 128 bits of the content.
     pub(crate) fn hash(&self) -> u128 {
-        let hashes = self.parts.iter().map(|part| pccl::hash_bytes(&part.bytes[..part.used]));
+        let hashes = self.parts.iter().map(|part| pccl::hash_bytes(&part.bytes));
         let all: Vec<u8> = hashes.flat_map(u128::to_le_bytes).collect();
         pccl::hash_bytes(&all)
     }
@@ -130,19 +115,27 @@ impl Model {
         pccl::hash_bytes(text.as_bytes()) as u64
     }
 
-    /// All zeros, for one that takes over another's model by a maximum of words.
-    pub(crate) fn clear(&mut self) {
+    /// All tensors, as what the peers keep identical.
+    pub(crate) fn shared(&mut self) -> Vec<pccl::Tensor<'_>> {
+        let mut shared = Vec::with_capacity(self.tensors.len());
         for part in &mut self.parts {
-            part.bytes.fill(0);
+            // Of a type that is only carried along we know no more than its bytes.
+            let dtype = part.averaged.unwrap_or(DataType::U8);
+            let mut rest = part.bytes.as_mut_slice();
+            for (name, bytes) in &part.tensors {
+                let (tensor, behind) = rest.split_at_mut(*bytes);
+                shared.push(pccl::Tensor::from_bytes(name.as_str(), dtype, tensor));
+                rest = behind;
+            }
         }
+        shared
     }
 
     /// One worker's own update of one round: every value moves by a little, in a way of its own.
     pub(crate) fn move_by(&mut self, worker: u64, round: u64) {
         let stream = Seeded::new(worker ^ Seeded::new(round).next_u64()).next_u64();
         for part in &mut self.parts {
-            let used = part.used;
-            let bytes = &mut part.bytes[..used];
+            let bytes = part.bytes.as_mut_slice();
             match part.averaged {
                 Some(DataType::F32) => {
                     shift(bytes, stream, |b: [u8; 4], d| (f32::from_ne_bytes(b) + d).to_ne_bytes());
@@ -256,8 +249,8 @@ mod tests {
         model.push(tensor("halves", Dtype::BF16), &[0; 6]);
         assert_eq!(model.averaged_bytes(), 6);
         model.move_by(1, 1);
-        assert_eq!(model.parts_mut()[0].bytes_mut(), [1, 2, 3]);
-        assert_ne!(model.parts_mut()[1].bytes_mut(), [0; 6]);
-        assert!(model.parts_mut().iter_mut().all(|part| part.words_mut().len() == 8));
+        assert_eq!(model.parts_mut()[0].bytes, [1, 2, 3]);
+        assert_ne!(model.parts_mut()[1].bytes, [0; 6]);
+        assert_eq!(model.shared().len(), 2);
     }
 }

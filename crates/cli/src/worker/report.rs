@@ -68,7 +68,11 @@ pub(crate) struct RoundReport {
     pub(crate) gbs: f64,
     /// Attempts that were cut before it.
     pub(crate) recoveries: u32,
-    /// 128 bits of the model after it, hexadecimal.
+    /// Time of the synchronization after it.
+    pub(crate) sync_seconds: f64,
+    /// Tensors that the synchronization had to change, which should be none.
+    pub(crate) repaired: usize,
+    /// 128 bits of the model that the averaging made, hexadecimal.
     pub(crate) hash: String,
 }
 

@@ -1,11 +1,14 @@
-//! The loop of a worker: let newcomers in, agree, bring everybody to one model, move it, average it.
+//! The loop of a worker: let newcomers in, agree, bring everybody to one model, move it, average it, synchronize it.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pccl::{Call, Class, CollectiveError, Communicator, DataType, OpInfo, Options, ReduceOp, VoteError};
+use pccl::{
+    Call, Class, CollectiveError, Communicator, NoCandidate, OpInfo, Options, ReduceOp, SharedState,
+    Strategy, SyncError, SyncInfo, VoteError,
+};
 
-use super::agree::{self, AVERAGE_TAG, Agreement, MODEL_TAG, Voice, persist};
+use super::agree::{self, AVERAGE_TAG, Agreement, Voice, persist};
 use super::model::Model;
 use super::pace::Pace;
 use super::report::{Audience, RoundReport, WorkerEvent};
@@ -21,6 +24,8 @@ pub(crate) struct Worker {
     model: Model,
     /// Rounds that the model has been through; none if it must be taken over.
     holds: Option<u64>,
+    /// Of the shared state: grows with every synchronization.
+    revision: u64,
     /// It has just come in: the others are past their join point, too.
     is_new: bool,
     /// It has said that it has the fleet's model.
@@ -64,6 +69,15 @@ impl From<VoteError> for Trouble {
     }
 }
 
+impl From<SyncError> for Trouble {
+    fn from(error: SyncError) -> Self {
+        match error.class() {
+            Class::Reconfigure => Self::Out(error.to_string()),
+            _ => Self::Fatal(error.into()),
+        }
+    }
+}
+
 impl Worker {
     /// Connects, with a model that is the same on all peers that have just been started.
     pub(crate) fn connect(
@@ -80,6 +94,7 @@ impl Worker {
             layout: model.layout_digest(),
             model,
             holds: Some(0),
+            revision: 0,
             is_new: true,
             said_synced: false,
             pace,
@@ -185,27 +200,38 @@ impl Worker {
     }
 
     /// Whoever is behind takes over the newest model; returns the rounds it has been through.
-    ///
-    /// Everybody who holds it contributes it, the others zeros, and the largest word of all is the model's: that works
-    /// whoever dies on the way, as long as one holder lives.
     fn catch_up(&mut self, agreed: &Agreement) -> Result<u64, Trouble> {
-        let Some(newest) = agreed.newest else {
-            return Err(nobody_left());
-        };
-        if !agreed.someone_behind {
-            return Ok(newest);
+        let newest = agreed.newest.ok_or_else(nobody_left)?;
+        if agreed.someone_behind {
+            self.synchronize(self.holds == Some(newest))?;
         }
-        let holds_it = self.holds == Some(newest);
-        if !holds_it {
-            self.holds = None;
-            self.model.clear();
+        Ok(newest)
+    }
+
+    /// Makes the models of all members identical, those of `holders` being the ones that count. Newcomers wait for the
+    /// join point.
+    fn synchronize(&mut self, holder: bool) -> Result<SyncInfo, Trouble> {
+        let mut behind = false;
+        loop {
+            let revision = if holder { self.revision + 1 } else { 0 };
+            let mut state = SharedState::new(revision).admit_newcomers(false);
+            for tensor in self.model.shared() {
+                state.push(tensor);
+            }
+            match self.comm.synchronize(&mut state, Strategy::EnforcePopular) {
+                Ok(info) => {
+                    self.revision = info.revision;
+                    return Ok(info);
+                }
+                // An earlier fleet of the same run has left: all members hear it and go on from its revision.
+                Err(SyncError::NoCandidate { why: NoCandidate::Behind { expected, .. } }) if !behind => {
+                    behind = true;
+                    self.revision = expected.saturating_sub(1);
+                }
+                Err(SyncError::NoCandidate { .. }) => return Err(nobody_left()),
+                Err(error) => return Err(error.into()),
+            }
         }
-        for (number, part) in self.model.parts_mut().iter_mut().enumerate() {
-            let call = Call::new(MODEL_TAG + number as u64).op(ReduceOp::Max);
-            persist(|| self.comm.all_reduce_bytes_in_place(DataType::U64, part.words_mut(), &call))?;
-        }
-        // Members only leave between join points: a holder that is here now was here in every op before.
-        if agree::anyone_holds(&self.comm, holds_it)? { Ok(newest) } else { Err(nobody_left()) }
     }
 
     fn round(&mut self, round: u64) -> Result<(), Trouble> {
@@ -216,6 +242,10 @@ impl Worker {
         let begun = Instant::now();
         let (info, recoveries) = self.average()?;
         let seconds = begun.elapsed().as_secs_f64();
+        // What the averaging made, before the synchronization could repair it.
+        let hash = format!("{:032x}", self.model.hash());
+        let begun = Instant::now();
+        let synced = self.synchronize(true)?;
         self.holds = Some(round);
         audience.tell(&WorkerEvent::Round(RoundReport {
             round,
@@ -224,7 +254,9 @@ impl Worker {
             seconds,
             gbs: self.model.averaged_bytes() as f64 / seconds * 1e-9,
             recoveries,
-            hash: format!("{:032x}", self.model.hash()),
+            sync_seconds: begun.elapsed().as_secs_f64(),
+            repaired: synced.changed.len(),
+            hash,
         }));
         Ok(())
     }
@@ -236,7 +268,7 @@ impl Worker {
         for (number, part) in self.model.parts_mut().iter_mut().enumerate() {
             let Some(dtype) = part.averaged else { continue };
             let call = Call::new(AVERAGE_TAG + number as u64).op(ReduceOp::Avg);
-            let info = persist(|| self.comm.all_reduce_bytes_in_place(dtype, part.bytes_mut(), &call))?;
+            let info = persist(|| self.comm.all_reduce_bytes_in_place(dtype, &mut part.bytes, &call))?;
             recoveries += info.recoveries;
             last = Some(info);
         }
