@@ -38,6 +38,8 @@ pub(super) struct Control {
     heard: Time,
     /// Since when no master has answered.
     lost_since: Option<Time>,
+    /// Why no master could be reached, as it was said last.
+    trouble: String,
     sequence: u64,
 }
 
@@ -51,6 +53,7 @@ impl Control {
             failures: 0,
             heard: now,
             lost_since: Some(now),
+            trouble: String::new(),
             sequence: 0,
         }
     }
@@ -184,8 +187,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if let Some(conn) = self.control.conn.take() {
             self.close_conn(conn, Vec::new());
         }
-        if self.control.lost_since.is_none() {
-            self.control.lost_since = Some(now);
+        // Whoever waits for the first contact wants to hear every reason; later the first one is enough.
+        let news = self.phase == Phase::Connecting && self.control.trouble != why;
+        if self.control.lost_since.is_none() || news {
+            self.control.lost_since.get_or_insert(now);
+            why.clone_into(&mut self.control.trouble);
             self.events.push_back(PeerEvent::MasterAway { why: why.into() });
         }
         self.control.failures += 1;
