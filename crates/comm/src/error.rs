@@ -126,7 +126,7 @@ impl CollectiveError {
                     lost.iter().map(|(s, _)| *s).collect()
                 }
                 Failure::TimedOut { missing } => missing.clone(),
-                Failure::Deadlock { waits } => waits.iter().map(|(s, _)| *s).collect(),
+                Failure::Impossible { by: waits } | Failure::Deadlock { waits } => waits.iter().map(|(s, _)| *s).collect(),
             },
             _ => Vec::new(),
         };
@@ -150,7 +150,7 @@ pub enum ConnectError {
         why: String,
     },
     /// No master answered.
-    #[error("failed to reach a master at {masters} within {waited:?}: {why}")]
+    #[error("failed to reach a master at {masters} within {} s: {why}", .waited.as_secs())]
     NoMaster {
         /// As given.
         masters: String,
