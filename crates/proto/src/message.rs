@@ -33,6 +33,8 @@ pub struct StartedAttempt {
     pub done: bool,
     /// Whether it can give the input back (in place without a backup it cannot).
     pub restorable: bool,
+    /// Why it can never be complete here, if so.
+    pub impossible: Option<String>,
 }
 
 /// What a master must read of a member before it decides anything: see DESIGN, "Commit" and "Epoch change".
@@ -145,7 +147,7 @@ pub enum ToMaster {
         /// Verdicts heard so far (see `Committed`).
         heard: u64,
     },
-    /// Frames of another peer for this attempt have another fingerprint.
+    /// The attempt cannot be: frames of another peer have another fingerprint, or the call does not fit the world.
     Mismatch {
         /// The attempt.
         name: AttemptName,

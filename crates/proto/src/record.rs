@@ -97,6 +97,11 @@ pub enum Failure {
         /// Members that had not called.
         missing: Vec<SessionId>,
     },
+    /// Members cannot take part in it: the world is not the one that it was called in.
+    Impossible {
+        /// Who, and why.
+        by: Vec<(SessionId, String)>,
+    },
     /// Every member waited, and no wait could end.
     Deadlock {
         /// Who waited for what, in words.
@@ -126,6 +131,10 @@ impl fmt::Display for Failure {
             Self::TimedOut { missing } => {
                 f.write_str("op_timeout passed; not called by ")?;
                 list(f, missing, |s| format!("peer {s}"))
+            }
+            Self::Impossible { by } => {
+                f.write_str("the world has changed since the call, and the call does not fit it: ")?;
+                list(f, by, |(s, why)| format!("peer {s}: {why}"))
             }
             Self::Deadlock { waits } => {
                 f.write_str("every peer waits and no wait can end: ")?;

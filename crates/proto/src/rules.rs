@@ -98,10 +98,6 @@ impl Rules {
     #[cfg(feature = "sim")]
     #[must_use]
     pub fn simulated(eager_bytes: u64, piece_bytes: u64, broken: Option<Rule>) -> Self {
-        Self {
-            eager_bytes,
-            piece_bytes,
-            broken,
-        }
+        Self { eager_bytes, piece_bytes, broken }
     }
 }

@@ -235,15 +235,23 @@ impl World {
                     Failure::TooManyRecoveries { .. } => "failed: too many recoveries",
                     Failure::TimedOut { .. } => "failed: timed out",
                     Failure::Deadlock { .. } => "failed: deadlock",
+                    Failure::Impossible { .. } => "failed: impossible",
                 });
                 let expected = match why {
-                    Failure::Mismatch { .. } => stubborn,
+                    // Callers that name the youngest as root may mean different ones.
+                    Failure::Mismatch { .. } => {
+                        stubborn || called.fingerprint.collective == Collective::Broadcast
+                    }
                     Failure::Cut { .. } => {
                         let restorable = settings.enable_buffer_backup || !called.plan.in_place;
                         let rooted = called.fingerprint.collective == Collective::Broadcast;
                         settings.recovery == Recovery::ByCaller || !restorable || rooted
                     }
                     Failure::TooManyRecoveries { .. } => true,
+                    // The root that a caller named left before its call began.
+                    Failure::Impossible { .. } => {
+                        called.fingerprint.collective == Collective::Broadcast
+                    }
                     Failure::TimedOut { .. } | Failure::Deadlock { .. } => false,
                 };
                 if !expected {
@@ -259,7 +267,6 @@ impl World {
                     return Err(format!("a failure, but it succeeded on {}", self.procs[*q].name));
                 }
             }
-            OpError::NotStarted(_) => self.stats.op("not started"),
             OpError::Ended(_) | OpError::InputLost(_) => self.stats.op("ended with its peer"),
         }
         Ok(())

@@ -94,7 +94,10 @@ impl Reader {
                 let quiet = matches!(m.message, Ping | Pong);
                 (!quiet).then(|| format!("term {}: {:?}", m.term, m.message))
             }),
-            Speech::BetweenPeers => decode_control::<LinkMessage>(payload).ok().map(|m| format!("{m:?}")),
+            Speech::BetweenPeers => decode_control::<LinkMessage>(payload).ok().and_then(|m| match m {
+                LinkMessage::Ping | LinkMessage::Pong | LinkMessage::Accepted { .. } => None,
+                m => Some(format!("{m:?}")),
+            }),
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::record::{
     Change, Failure, GroupRecord, LinkModel, MemberRecord, Removal, RunRecord, StoreRequest, Verdict,
 };
 use crate::settings::Recovery;
-use crate::vocabulary::Fingerprint;
+use crate::vocabulary::{Collective, Fingerprint};
 
 /// What a group is doing.
 #[derive(Default)]
@@ -224,6 +224,13 @@ impl Master {
             reports.get(s).is_some_and(|r| r.started.iter().any(|a| (a.tag, a.n) == (tag, n)))
         };
         let lost = lost.to_vec();
+        let by: Vec<(SessionId, String)> = impossible(reports, tag, n);
+        if !by.is_empty() {
+            return Verdict::Failed(Failure::Impossible { by });
+        }
+        if self.root_is_lost(group, reports, (tag, n)) {
+            return Verdict::Failed(Failure::Cut { lost });
+        }
         if state.is_some_and(|g| g.timed_out.contains(&(tag, n))) {
             let missing = reports.keys().filter(|s| !has_started(s)).copied().collect();
             return Verdict::Failed(Failure::TimedOut { missing });
@@ -239,6 +246,17 @@ impl Master {
             return Verdict::Failed(Failure::TooManyRecoveries { retries, lost });
         }
         Verdict::Retry
+    }
+
+    /// Whether the root of a broadcast does not stay: nobody else has what it was to send.
+    fn root_is_lost(&self, group: PeerGroup, reports: &BTreeMap<SessionId, Report>, (tag, n): (Tag, u32)) -> bool {
+        let call = calls(reports, tag, n).first().map(|(_, f)| *f);
+        let Some(f) = call.filter(|f| f.collective == Collective::Broadcast) else {
+            return false;
+        };
+        let members = self.record.groups.get(&group).map(|g| &g.members[..]).unwrap_or_default();
+        let root = members.get(f.root as usize).map(|m| m.member.session);
+        root.is_none_or(|root| !self.stayers(group).contains(&root))
     }
 
     pub(super) fn write(&mut self, group: PeerGroup, record: GroupRecord) {
@@ -417,4 +435,10 @@ fn fullest_host(members: &[MemberRecord]) -> u32 {
 fn calls(reports: &BTreeMap<SessionId, Report>, tag: Tag, n: u32) -> Vec<(SessionId, Fingerprint)> {
     let started = |r: &Report| r.started.iter().find(|s| (s.tag, s.n) == (tag, n)).map(|s| s.fingerprint);
     reports.iter().filter_map(|(session, r)| Some((*session, started(r)?))).collect()
+}
+
+/// Who cannot take part in an attempt, and why.
+fn impossible(reports: &BTreeMap<SessionId, Report>, tag: Tag, n: u32) -> Vec<(SessionId, String)> {
+    let why = |r: &Report| r.started.iter().find(|s| (s.tag, s.n) == (tag, n))?.impossible.clone();
+    reports.iter().filter_map(|(session, r)| Some((*session, why(r)?))).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::change::Activity;
 use super::{Authority, Master};
 use crate::ids::{AttemptName, PeerGroup, SessionId, Time};
-use crate::message::MasterMessage;
+use crate::message::{MasterMessage, StartedAttempt};
 use crate::vocabulary::Fingerprint;
 
 /// An attempt that somebody has promised, committed or waited for.
@@ -45,6 +45,26 @@ impl Master {
             return self.begin_change(now, group, "peers called different ops by the same tag");
         }
         self.try_commit(group, name);
+    }
+
+    /// A member has started an attempt: if it cannot be, that need not be said again.
+    pub(super) fn started(&mut self, now: Time, group: PeerGroup, name: AttemptName, started: &StartedAttempt) {
+        let digest = started.fingerprint.digest();
+        let state = self.groups.entry(group).or_default();
+        let attempt = state.attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(now));
+        let differs = attempt.digest.is_some_and(|d| d != digest);
+        attempt.digest = Some(digest);
+        if differs || started.impossible.is_some() {
+            self.cannot_be(now, group, name);
+        }
+    }
+
+    /// An attempt's calls differ, or do not fit the world: it fails with the next epoch.
+    pub(super) fn cannot_be(&mut self, now: Time, group: PeerGroup, name: AttemptName) {
+        if name.epoch == self.epoch_of(group) {
+            self.groups.entry(group).or_default().mismatched.insert((name.tag, name.n));
+            self.begin_change(now, group, "peers called different ops by the same tag, or one that does not fit");
+        }
     }
 
     /// A member has heard *committed* from an earlier master.

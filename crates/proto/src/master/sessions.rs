@@ -55,12 +55,7 @@ impl Master {
                 }
                 self.promise(now, session, name, digest);
             }
-            ToMaster::Mismatch { name } => {
-                if name.epoch == self.epoch_of(group) {
-                    self.groups.entry(group).or_default().mismatched.insert((name.tag, name.n));
-                    self.begin_change(now, group, "peers called different ops by the same tag");
-                }
-            }
+            ToMaster::Mismatch { name } => self.cannot_be(now, group, name),
             ToMaster::Waiting { name, fingerprint, for_ms } => {
                 self.waiting(now, session, name, fingerprint, for_ms);
             }
@@ -197,9 +192,13 @@ impl Master {
         for (tag, n) in &report.committed {
             self.committed_before(now, group, AttemptName { epoch, tag: *tag, n: *n });
         }
-        for started in report.started.iter().filter(|s| s.done) {
+        for started in &report.started {
             let name = AttemptName { epoch, tag: started.tag, n: started.n };
-            self.promise(now, session, name, started.fingerprint.digest());
+            if started.done {
+                self.promise(now, session, name, started.fingerprint.digest());
+            } else {
+                self.started(now, group, name, started);
+            }
         }
     }
 

@@ -35,7 +35,10 @@ pub(super) struct Control {
     /// Index of the master being tried.
     master: usize,
     failures: u32,
+    /// By any path.
     heard: Time,
+    /// On the connection: datagrams say nothing of it.
+    heard_here: Time,
     /// Since when no master has answered.
     lost_since: Option<Time>,
     /// Why no master could be reached, as it was said last.
@@ -52,6 +55,7 @@ impl Control {
             master: 0,
             failures: 0,
             heard: now,
+            heard_here: now,
             lost_since: Some(now),
             trouble: String::new(),
             sequence: 0,
@@ -96,6 +100,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.control.state = State::Dialing;
         self.control.stream = ControlStream::new(MAX_CONTROL_BYTES);
         self.control.heard = now;
+        self.control.heard_here = now;
         self.actions.push_back(Action::Dial { conn, addr });
     }
 
@@ -126,6 +131,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.control.state = State::Greeting;
         self.sync_unconfirmed();
         self.control.heard = now;
+        self.control.heard_here = now;
         let greeting = match (self.session, &self.phase) {
             (Some(session), _) => ToMaster::Attach {
                 group: self.config.group,
@@ -157,6 +163,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 fingerprint: op.fingerprint,
                 done: op.is_done(),
                 restorable: op.is_restorable(&self.settings),
+                impossible: op.impossible(),
             })
         });
         let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
@@ -218,6 +225,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if now.since(self.last_tick) > self.settings.heartbeat_timeout() {
             // We were stopped ourselves: what we have not heard meanwhile says nothing about the others.
             self.control.heard = now;
+            self.control.heard_here = now;
             self.links.forgive(now);
         }
         self.last_tick = now;
@@ -242,7 +250,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             sequence: self.control.sequence,
         };
         self.actions.push_back(Action::Datagram { to, bytes: beat.encode() });
-        let quiet = now.since(self.control.heard) >= 2 * self.settings.heartbeat_interval();
+        let quiet = now.since(self.control.heard_here) >= 2 * self.settings.heartbeat_interval();
         if quiet && self.control.is_attached() {
             self.tell_master(&ToMaster::Ping);
         }
@@ -255,6 +263,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let patience = self.settings.heartbeat_timeout().max(Duration::from_millis(500));
         if connected && silent > patience {
             self.away(now, false, &format!("nothing was heard from it for {} ms", silent.as_millis()));
+        }
+        // Pings go unanswered although datagrams come: the connection is dead at one end.
+        let silent_here = now.since(self.control.heard_here);
+        if self.control.is_attached() && silent_here > 2 * self.settings.heartbeat_timeout() {
+            let why = format!("nothing came on the connection for {} ms", silent_here.as_millis());
+            self.away(now, true, &why);
         }
         if let Some(since) = self.control.lost_since
             && self.view.is_some()
@@ -276,6 +290,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     pub(super) fn control_received(&mut self, now: Time, n: usize) {
         self.control.heard = now;
+        self.control.heard_here = now;
         self.control.stream.handle_received(n);
         loop {
             match self.control.stream.next_message::<FromMaster>() {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::ops::StartError;
 use crate::ids::{Epoch, SessionId, Term};
 use crate::message::Refusal;
 use crate::record::{Failure, Removal};
@@ -51,8 +50,6 @@ pub enum OpError {
     Failed(Failure),
     /// The peer's life ended before it heard a verdict.
     Ended(EndReason),
-    /// The world changed between the call and the start, and the call does not fit it.
-    NotStarted(StartError),
     /// As the inner error, and the in-place input could not be restored because backups are off.
     InputLost(Box<OpError>),
 }
@@ -62,7 +59,6 @@ impl fmt::Display for OpError {
         match self {
             Self::Failed(why) => why.fmt(f),
             Self::Ended(why) => why.fmt(f),
-            Self::NotStarted(why) => why.fmt(f),
             Self::InputLost(inner) => {
                 write!(f, "{inner}; the in-place input is lost because enable_buffer_backup is off")
             }

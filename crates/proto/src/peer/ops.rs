@@ -2,10 +2,10 @@
 
 use super::{Completion, EndReason, OpError, OpId, OpInfo, Peer};
 use crate::execute::{Backup, Execution, Kernels, OpMemory, OutFrame, cut};
-use crate::ids::{AttemptName, Tag, Time};
-use crate::message::ToMaster;
+use crate::ids::{AttemptName, SessionId, Tag, Time};
+use crate::message::{ToMaster, View};
 use crate::record::Failure;
-use crate::schedule::{choose, input_len, output_len, schedule};
+use crate::schedule::{Schedule, choose, input_len, output_len, schedule};
 use crate::settings::RunSettings;
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 
@@ -18,6 +18,8 @@ pub(super) struct Attempt {
     pub(super) name: AttemptName,
     pub(super) execution: Execution,
     pub(super) done: bool,
+    /// Why it can never be complete.
+    pub(super) impossible: Option<StartError>,
     world: u32,
     rank: u32,
 }
@@ -25,6 +27,8 @@ pub(super) struct Attempt {
 pub(super) struct Op<M> {
     id: OpId,
     pub(super) fingerprint: Fingerprint,
+    /// The root of a broadcast that has been started; its rank changes with the world.
+    root: Option<SessionId>,
     pub(super) memory: M,
     pub(super) attempt: Option<Attempt>,
     /// A retried attempt counts as started in the new epoch before it is.
@@ -45,8 +49,30 @@ impl<M: OpMemory> Op<M> {
         self.attempt.as_ref().is_some_and(|a| a.done)
     }
 
+    pub(super) fn impossible(&self) -> Option<String> {
+        self.attempt.as_ref()?.impossible.as_ref().map(ToString::to_string)
+    }
+
     pub(super) fn is_restorable(&self, settings: &RunSettings) -> bool {
         settings.enable_buffer_backup || !self.memory.in_place()
+    }
+}
+
+impl<M: OpMemory> Op<M> {
+    /// Makes the call one of this epoch: the root of a broadcast keeps its session, not its rank.
+    fn fit(&mut self, view: &View, rank: u32) -> Result<(), StartError> {
+        let world = view.members.len() as u32;
+        let f = &mut self.fingerprint;
+        if f.collective == Collective::Broadcast {
+            if let Some(session) = self.root {
+                let at = view.members.binary_search_by_key(&session, |m| m.session);
+                f.root = at.map_or(u32::MAX, |i| i as u32);
+            }
+            let root = f.root;
+            let member = view.members.get(root as usize).ok_or(StartError::NoSuchRoot { root, world })?;
+            self.root = Some(member.session);
+        }
+        fits(&self.fingerprint, world, rank, &self.memory)
     }
 }
 
@@ -121,6 +147,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let op = Op {
             id,
             fingerprint,
+            root: None,
             memory,
             attempt: None,
             counted: false,
@@ -178,10 +205,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(view) = &self.view else { return };
         let Some(op) = self.ops.get_mut(&tag) else { return };
         let world = view.members.len() as u32;
-        if let Err(why) = fits(&op.fingerprint, world, self.rank, &op.memory) {
-            self.complete(tag, Err(OpError::NotStarted(why)));
-            return;
-        }
+        let impossible = op.fit(view, self.rank).err();
         let n = if op.counted {
             op.counted = false;
             0
@@ -193,13 +217,26 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let name = AttemptName { epoch: view.epoch, tag, n };
         let f = op.fingerprint;
         let algorithm = choose(&f, world, &view.links);
-        let plan = schedule(&f, algorithm, world, self.rank);
+        let plan = match impossible {
+            None => schedule(&f, algorithm, world, self.rank),
+            Some(_) => Schedule { algorithm, chunks: Vec::new() },
+        };
         let backup = (op.memory.in_place() && self.settings.enable_buffer_backup && f.count > 0)
             .then(|| Backup::for_len(self.spare_backup.take(), op.memory.output().len()));
-        let mut execution =
-            Execution::new(plan, &f, world, self.rules.limit(cut(&f, world, self.settings.ring_chunk_size), f.dtype), backup);
+        let mut execution = Execution::new(
+            plan,
+            &f,
+            world,
+            self.rules.limit(cut(&f, world, self.settings.ring_chunk_size), f.dtype),
+            backup,
+        );
         execution.start(&mut op.memory, &self.kernels);
-        op.attempt = Some(Attempt { name, execution, done: false, world, rank: self.rank });
+        let cannot = impossible.is_some();
+        op.attempt = Some(Attempt { name, execution, done: false, impossible, world, rank: self.rank });
+        if cannot {
+            // It has been started like everybody's, and fails for all alike.
+            self.tell_master_if_attached(&ToMaster::Mismatch { name });
+        }
         self.grant_attempt(name);
         self.flush_attempt(tag);
         self.replay_held(now, name);
@@ -234,7 +271,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(op) = self.ops.get_mut(&tag) else { return };
         let digest = op.fingerprint.digest();
         let Some(attempt) = &mut op.attempt else { return };
-        if attempt.done || !attempt.execution.is_complete() {
+        if attempt.done || attempt.impossible.is_some() || !attempt.execution.is_complete() {
             return;
         }
         attempt.done = true;

@@ -482,7 +482,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.tell_master_if_attached(&ToMaster::Mismatch { name: header.name });
             return Ok(Place::Nowhere);
         }
-        let Some(attempt) = &mut op.attempt else {
+        let Some(attempt) = op.attempt.as_mut().filter(|a| a.impossible.is_none()) else {
             return Ok(Place::Nowhere);
         };
         let place = (from, header.phase, header.offset, header.len);
