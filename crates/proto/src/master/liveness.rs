@@ -17,8 +17,21 @@ pub(super) struct Liveness {
     grace_until: Time,
     hears_nobody: bool,
     /// Connections that ask whether a process is still there.
-    probes: BTreeMap<ConnId, SessionId>,
+    probes: BTreeMap<ConnId, Probe>,
 }
+
+/// A connection to a member's port. That it comes about proves little: the kernel may be about to close the port of a
+/// process that has ended. So it is kept for a moment, and asked again if it breaks.
+struct Probe {
+    session: SessionId,
+    connected: Option<Time>,
+    again: u32,
+    /// What is said to us goes nowhere, but it must be read to hear of the end.
+    waste: [u8; 64],
+}
+
+/// Probes that came about and broke at once, in a row, before they are believed all the same.
+const MAX_PROBES: u32 = 5;
 
 /// A stranger that has not said anything sensible for this long is shown the door.
 const STRANGER_TIMEOUT_MS: u128 = 5000;
@@ -30,6 +43,10 @@ impl Liveness {
 
     pub(super) fn tick_at(&self) -> Time {
         self.tick_at
+    }
+
+    pub(super) fn probe_buffer(&mut self, conn: ConnId) -> &mut [u8] {
+        self.probes.get_mut(&conn).map_or(&mut [], |p| &mut p.waste)
     }
 
     /// Everybody gets one full new timeout.
@@ -47,33 +64,55 @@ impl Master {
 
     /// Asks the peer-to-peer port of a member whether its process is still there.
     pub(super) fn probe(&mut self, session: SessionId) {
+        self.dial_probe(session, 0);
+    }
+
+    fn dial_probe(&mut self, session: SessionId, again: u32) {
         let Some(state) = self.sessions.get(&session) else {
             return;
         };
-        if !state.is_member || self.liveness.probes.values().any(|s| *s == session) {
+        let waits = |p: &Probe| p.session == session && p.connected.is_none();
+        if !state.is_member || again > MAX_PROBES || self.liveness.probes.values().any(waits) {
             return;
         }
         let addr = state.member.addr;
         let conn = self.new_conn();
-        self.liveness.probes.insert(conn, session);
+        self.liveness.probes.insert(conn, Probe { session, connected: None, again, waste: [0; 64] });
         self.actions.push_back(Action::Dial { conn, addr });
     }
 
-    pub(super) fn probe_answered(&mut self, conn: ConnId) {
-        if self.liveness.probes.remove(&conn).is_some() {
-            self.actions.push_back(Action::Close { conn, last: Vec::new() });
+    pub(super) fn probe_answered(&mut self, now: Time, conn: ConnId) {
+        if let Some(probe) = self.liveness.probes.get_mut(&conn) {
+            probe.connected = Some(now);
         }
     }
 
-    /// A probe failed: refused means that the process is gone, silence means nothing yet. False if it was no probe.
+    /// A probe failed: refused means that the process is gone, silence means nothing yet, and one that broke is sent
+    /// again. False if it was no probe.
     pub(super) fn probe_failed(&mut self, now: Time, conn: ConnId, why: &Closed) -> bool {
-        let Some(session) = self.liveness.probes.remove(&conn) else {
+        let Some(probe) = self.liveness.probes.remove(&conn) else {
             return false;
         };
-        if *why == Closed::Refused && self.authority == Authority::Active {
-            self.remove(now, session, Removal::ProcessGone);
+        if self.authority != Authority::Active {
+            return true;
+        }
+        if *why == Closed::Refused {
+            self.remove(now, probe.session, Removal::ProcessGone);
+        } else if probe.connected.is_some() || *why == Closed::Eof {
+            self.dial_probe(probe.session, probe.again + 1);
         }
         true
+    }
+
+    /// Probes that have stood for a while: somebody lives there.
+    fn end_probes(&mut self, now: Time, settings: &RunSettings) {
+        let stood = |p: &Probe| p.connected.is_some_and(|at| now.since(at) >= settings.heartbeat_interval());
+        let done: Vec<ConnId> =
+            self.liveness.probes.iter().filter(|(_, p)| stood(p)).map(|(conn, _)| *conn).collect();
+        for conn in done {
+            self.liveness.probes.remove(&conn);
+            self.actions.push_back(Action::Close { conn, last: Vec::new() });
+        }
     }
 
     pub(super) fn tick(&mut self, now: Time) {
@@ -89,6 +128,7 @@ impl Master {
         self.liveness.last_tick = now;
         self.liveness.tick_at = now + interval;
         self.drop_slow_strangers(now);
+        self.end_probes(now, &settings);
         if self.authority != Authority::Active {
             return;
         }

@@ -389,9 +389,9 @@ impl Machine for Master {
         Some(conn)
     }
 
-    fn handle_connected(&mut self, _now: Time, conn: ConnId) {
-        // Only probes are dialed: somebody lives there.
-        self.probe_answered(conn);
+    fn handle_connected(&mut self, now: Time, conn: ConnId) {
+        // Only probes are dialed.
+        self.probe_answered(now, conn);
     }
 
     fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed) {
@@ -407,7 +407,7 @@ impl Machine for Master {
     fn receive_buffers(&mut self, conn: ConnId) -> [&mut [u8]; 2] {
         match self.conns.get_mut(&conn) {
             Some(state) => [state.stream.receive_buffer(), &mut []],
-            None => [&mut [], &mut []],
+            None => [self.liveness.probe_buffer(conn), &mut []],
         }
     }
 
