@@ -23,6 +23,7 @@ use pccl_proto::shared_state::{Offer, StateMemory};
 use pccl_proto::vocabulary::Fingerprint;
 
 use crate::buffer::Buffers;
+use crate::fault;
 use crate::kernels::Cpu;
 
 /// How long the library's thread leaves the machine to callers after one has driven it.
@@ -149,6 +150,7 @@ impl Engine {
         self.with(|state| {
             let now = state.net.now();
             let id = state.peer.start(now, tag, f, memory)?;
+            pccl_net::fault::reached("started");
             state.started.insert(id, Instant::now());
             Ok(id)
         })
@@ -326,11 +328,12 @@ impl Engine {
 
 impl State {
     fn go_on(&mut self) {
-        self.net.go_on(&mut self.peer, &mut |_| {});
+        fault::watched(&mut self.peer, |peer| self.net.go_on(peer, &mut |_| {}));
     }
 
     fn handle(&mut self, waiter: &Waiter) {
-        if let Err(e) = self.net.handle(&mut self.peer, waiter, &mut |_| {}) {
+        let handled = fault::watched(&mut self.peer, |peer| self.net.handle(peer, waiter, &mut |_| {}));
+        if let Err(e) = handled {
             tracing::error!(target: "pccl::peer", "failed to handle sockets: {e}");
         }
     }
@@ -343,6 +346,7 @@ impl State {
             self.log(&event);
         }
         while let Some(done) = self.peer.poll_completed() {
+            pccl_net::fault::reached("verdict");
             news = true;
             self.count(&done);
             match self.forgotten.iter().position(|id| *id == done.id) {

@@ -24,6 +24,7 @@ mod communicator;
 mod element;
 mod engine;
 mod error;
+mod fault;
 mod kernels;
 mod options;
 mod pending;
@@ -40,6 +41,9 @@ pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
 pub use pccl_proto::record::Removal;
 pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pending::Pending;
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use pccl_net::fault::arm as arm_fault;
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.

@@ -14,4 +14,7 @@ mod tests;
 
 pub use query::{StatusError, query_status};
 pub use server::{EndError, Server, ServerError, ServerOptions, StoreChoice};
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use pccl_net::fault::arm as arm_fault;
 pub use store::{EmbeddedStore, MemoryStore, StateStore, StoreError};

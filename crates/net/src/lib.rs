@@ -5,6 +5,7 @@
 //! that has nothing to do sleeps in the kernel.
 #![forbid(unsafe_code)]
 
+pub mod fault;
 mod listen;
 mod net;
 mod waiter;

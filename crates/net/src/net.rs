@@ -143,6 +143,18 @@ impl Net {
             machine.handle_timeout(now);
         }
         self.flush(machine, store);
+        if crate::fault::take_cut() {
+            self.cut_all(machine);
+            self.flush(machine, store);
+        }
+    }
+
+    /// Every connection breaks, as a fault that a test asked for.
+    fn cut_all<M: Machine>(&mut self, machine: &mut M) {
+        let all: Vec<ConnId> = self.sockets.keys().copied().collect();
+        for conn in all {
+            self.closed(machine, conn, Closed::Eof);
+        }
     }
 
     fn note(&mut self, conn: ConnId, event: &mio::event::Event) {

@@ -11,6 +11,7 @@ use pccl_proto::master::{Master, MasterConfig, MasterEvent};
 use pccl_proto::message::Status;
 
 use super::EndError;
+use super::fault::{self, Watch};
 use super::storage::{Gone, Storage};
 use crate::journal::Journal;
 
@@ -27,6 +28,7 @@ pub(super) struct Driver {
     metrics: Option<Metrics>,
     stop: Arc<AtomicBool>,
     questions: Receiver<Sender<Status>>,
+    watch: Watch,
 }
 
 impl From<Gone> for EndError {
@@ -45,7 +47,7 @@ impl Driver {
         (stop, questions): (Arc<AtomicBool>, Receiver<Sender<Status>>),
     ) -> Self {
         let master = Master::new(net.now(), config);
-        Self { net, waiter, storage, master, journal: Journal::default(), metrics, stop, questions }
+        Self { net, waiter, storage, master, journal: Journal::default(), metrics, stop, questions, watch: Watch::default() }
     }
 
     /// Runs until it is stopped or cannot go on; `last` is the master's status then.
@@ -63,6 +65,7 @@ impl Driver {
     fn serve(&mut self) -> Result<(), EndError> {
         self.go_on();
         if let Some(reply) = self.storage.wait(FIRST_ANSWER)? {
+            self.watch.replied(&reply);
             self.master.handle_store(self.net.now(), reply);
         }
         self.go_on();
@@ -74,6 +77,7 @@ impl Driver {
             let left = self.net.time_left(&self.master);
             self.waiter.wait(left).map_err(|e| EndError::Sockets { why: e.to_string() })?;
             while let Some(reply) = self.storage.poll()? {
+                self.watch.replied(&reply);
                 self.master.handle_store(self.net.now(), reply);
             }
             for question in self.questions.try_iter() {
@@ -81,15 +85,16 @@ impl Driver {
                 let _ = question.send(self.master.status(self.net.now()));
             }
             let requests = self.storage.requests();
-            self.net
-                .handle(&mut self.master, &self.waiter, &mut |request| drop(requests.send(request)))
+            let store = &mut |request| drop(requests.send(request));
+            fault::watched(&mut self.master, &mut self.watch, |m| self.net.handle(m, &self.waiter, store))
                 .map_err(|e| EndError::Sockets { why: e.to_string() })?;
         }
     }
 
     fn go_on(&mut self) {
         let requests = self.storage.requests();
-        self.net.go_on(&mut self.master, &mut |request| drop(requests.send(request)));
+        let store = &mut |request| drop(requests.send(request));
+        fault::watched(&mut self.master, &mut self.watch, |m| self.net.go_on(m, store));
     }
 
     /// Says what happened, and ends the master if another one has taken over.
@@ -97,6 +102,7 @@ impl Driver {
         let mut deposed = None;
         while let Some(event) = self.master.poll_event() {
             self.journal.say(&event);
+            fault::happened(&event);
             if let MasterEvent::Deposed { term, newer } = event {
                 deposed = Some(EndError::Deposed { term, newer });
             }

@@ -1,6 +1,7 @@
 //! A master on real sockets.
 
 mod driver;
+mod fault;
 mod storage;
 
 use std::fmt;

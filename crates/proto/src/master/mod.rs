@@ -16,6 +16,7 @@ mod liveness;
 mod sessions;
 mod shared;
 mod status;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

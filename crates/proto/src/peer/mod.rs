@@ -14,12 +14,14 @@ mod links;
 mod ops;
 mod shared;
 mod stream;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 pub use error::{EndReason, OpError, PeerEvent};
 pub use ops::{MAX_OPS_IN_FLIGHT, StartError};
+pub use watch::Progress;
 pub use shared::{SyncEnd, SyncFailure, SyncStartError, Synchronized};
 
 use self::control::Control;

@@ -1,0 +1,30 @@
+//! The master as a process.
+
+use std::io::BufRead;
+use std::time::Duration;
+
+use pccl::RunSettings;
+use pccl_master::{Server, ServerOptions, StoreChoice};
+
+/// Serves until its standard input ends.
+pub(crate) fn run(addr: &str, timeout_ms: &str, retries: &str, store: &str) {
+    super::peer::log_to_stderr();
+    let mut options = ServerOptions::new(addr.parse().unwrap());
+    options.settings = RunSettings {
+        heartbeat_timeout_ms: timeout_ms.parse().unwrap(),
+        max_recovery_attempts: retries.parse().unwrap(),
+        ..RunSettings::default()
+    };
+    options.link_timeout = Duration::from_secs(30);
+    if store != "-" {
+        options.store = StoreChoice::Embedded(store.into());
+    }
+    let server = Server::start(options).unwrap();
+    println!("\n: ready {}", server.addr());
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        match line.split_once(' ') {
+            Some(("arm", fault)) => println!("= ok armed={}", pccl_master::arm_fault(fault)),
+            _ => println!("= error text=what is {line}?"),
+        }
+    }
+}

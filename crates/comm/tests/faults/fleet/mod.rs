@@ -1,0 +1,193 @@
+//! A fleet of real processes to break: a master and peers, driven line by line, each killed when it is dropped.
+
+pub(crate) mod master;
+pub(crate) mod namespace;
+pub(crate) mod pattern;
+pub(crate) mod peer;
+pub(crate) mod process;
+pub(crate) mod proxy;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use namespace::Namespace;
+pub(crate) use process::{Process, Reply};
+use tempfile::TempDir;
+
+/// No answer for so long is a hang.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < HANG, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An address of the loopback network that nobody else uses: no test can take another one's port.
+pub(crate) fn own_ip() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = std::process::id().wrapping_mul(256) + NEXT.fetch_add(1, Ordering::Relaxed);
+    // Not in 127.0.0.0/16, which people use.
+    Ipv4Addr::from((127 << 24) | ((1 << 16) + number % (254 << 16)))
+}
+
+/// How a fleet is to be.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) heartbeat_timeout_ms: u32,
+    /// Whether the master keeps its state in a file.
+    pub(crate) store: bool,
+    /// Whether peers live in a network of their own, whose packets can be dropped.
+    pub(crate) namespace: bool,
+    pub(crate) max_recovery_attempts: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { heartbeat_timeout_ms: 5000, store: false, namespace: false, max_recovery_attempts: 3 }
+    }
+}
+
+/// A master and its peers.
+pub(crate) struct Fleet {
+    pub(crate) peers: Vec<Process>,
+    pub(crate) master: Process,
+    pub(crate) addr: SocketAddr,
+    pub(crate) namespace: Option<Namespace>,
+    setup: Setup,
+    dir: TempDir,
+    spawned: u32,
+}
+
+impl Fleet {
+    pub(crate) fn start(setup: Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = setup.namespace.then(|| Namespace::new(dir.path()));
+        let ip = namespace.as_ref().map_or_else(own_ip, |n| n.ip(0));
+        let first = SocketAddr::new(ip.into(), 0);
+        let (master, addr) = Self::spawn_master(&setup, &dir, namespace.as_ref(), first);
+        Self { peers: Vec::new(), master, addr, namespace, setup, dir, spawned: 0 }
+    }
+
+    /// With so many members.
+    pub(crate) fn of(members: u32, setup: Setup) -> Self {
+        let mut fleet = Self::start(setup);
+        for _ in 0..members {
+            fleet.spawn("");
+        }
+        fleet.meet();
+        fleet
+    }
+
+    fn spawn_master(
+        setup: &Setup,
+        dir: &TempDir,
+        namespace: Option<&Namespace>,
+        addr: SocketAddr,
+    ) -> (Process, SocketAddr) {
+        let store = dir.path().join("state");
+        let store = if setup.store { store.to_str().unwrap() } else { "-" };
+        let (timeout, retries) = (setup.heartbeat_timeout_ms, setup.max_recovery_attempts);
+        let role = format!("master {addr} {timeout} {retries} {store}");
+        let mut master = Process::spawn("master", &role, dir.path(), namespace.map(|n| (n, 0)));
+        let addr = master.event("ready").parse().unwrap();
+        (master, addr)
+    }
+
+    /// A new process that knows the master; `more` are further words for its `join`.
+    pub(crate) fn spawn(&mut self, more: &str) -> &mut Process {
+        let id = self.spawned % pattern::IDS;
+        self.spawned += 1;
+        let n = self.spawned;
+        let ip = self.namespace.as_ref().map_or_else(own_ip, |net| net.ip(n));
+        let name = format!("peer{n}");
+        let inside = self.namespace.as_ref().map(|net| (net, n));
+        let mut peer = Process::spawn(&name, "peer", self.dir.path(), inside);
+        peer.send(&format!("connect master={} id={id} bind={ip} {more}", self.addr));
+        self.peers.push(peer);
+        self.peers.last_mut().unwrap()
+    }
+
+    /// Everybody comes in.
+    pub(crate) fn meet(&mut self) {
+        let world = self.peers.len();
+        for peer in &mut self.peers {
+            peer.send(&format!("world n={world}"));
+        }
+        for peer in &mut self.peers {
+            for _ in 0..peer.owed() {
+                peer.reply().ok();
+            }
+        }
+    }
+
+    /// Waits until everybody has heard how many are left: an op may end before the loss of a peer is known.
+    pub(crate) fn settle(&mut self) {
+        let world = self.peers.len() as u64;
+        for peer in &mut self.peers {
+            until("the new epoch", || peer.ask("describe").ok().number("world") == world);
+        }
+    }
+
+    /// Says the same to all.
+    pub(crate) fn tell(&mut self, command: &str) {
+        for peer in &mut self.peers {
+            peer.send(command);
+        }
+    }
+
+    /// One answer of each.
+    pub(crate) fn replies(&mut self) -> Vec<Reply> {
+        self.peers.iter_mut().map(Process::reply).collect()
+    }
+
+    /// One answer of each, and all say that their results are right and the same.
+    pub(crate) fn agree(&mut self) -> Reply {
+        let replies = self.replies();
+        agree(replies)
+    }
+
+    /// Takes a peer out of the fleet.
+    pub(crate) fn take(&mut self, index: usize) -> Process {
+        self.peers.remove(index)
+    }
+
+    /// The master is gone; another one takes over the port and the file.
+    pub(crate) fn restart_master(&mut self) {
+        self.master.kill();
+        let (master, addr) = Self::spawn_master(&self.setup, &self.dir, self.namespace.as_ref(), self.addr);
+        assert_eq!(addr, self.addr);
+        self.master = master;
+    }
+}
+
+/// Checks that all answers tell the same result, and gives one of them.
+pub(crate) fn agree(replies: Vec<Reply>) -> Reply {
+    let mut last: Option<Reply> = None;
+    for reply in replies {
+        let reply = reply.ok();
+        if let Some(last) = &last {
+            for key in ["mask", "world", "epoch"] {
+                assert_eq!(last.get(key), reply.get(key), "{key} differs: {last:?}, {reply:?}");
+            }
+        }
+        last = Some(reply);
+    }
+    last.expect("at least one answer")
+}
+
+/// What this process is, if it was started by a fleet: then it does not return.
+pub(crate) fn play_role() {
+    let Ok(role) = std::env::var(process::ROLE) else { return };
+    let words: Vec<&str> = role.split(' ').collect();
+    match words[..] {
+        ["peer"] => peer::run(),
+        ["master", addr, timeout, retries, store] => master::run(addr, timeout, retries, store),
+        _ => panic!("what is {role}?"),
+    }
+    std::process::exit(0);
+}

@@ -1,0 +1,241 @@
+//! A peer as a process that does what it is told.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use pccl::{Call, CollectiveError, Communicator, ConnectError, OpInfo, Options, Ports};
+
+use super::pattern;
+
+/// How long members that wait for newcomers leave the master alone.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub(crate) fn log_to_stderr() {
+    let _ = pccl_observe::init(&pccl_observe::LogSettings::default());
+}
+
+struct Words<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Words<'a> {
+    fn parse(line: &'a str) -> (&'a str, Self) {
+        let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+        (command, Self(rest.split(' ').filter_map(|w| w.split_once('=')).collect()))
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.0.get(key).copied()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.get(key).and_then(|v| v.parse().ok()).unwrap_or(0)
+    }
+}
+
+struct Peer {
+    comm: Option<Communicator>,
+    id: u32,
+    commands: Receiver<String>,
+}
+
+/// Obeys until its standard input ends.
+pub(crate) fn run() {
+    log_to_stderr();
+    let (tx, commands) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if tx.send(line).is_err() {
+                break;
+            }
+        }
+        // Nobody is there to drive this process any more, whatever it is doing.
+        std::process::exit(0);
+    });
+    println!();
+    let mut peer = Peer { comm: None, id: 0, commands };
+    while let Ok(line) = peer.commands.recv() {
+        println!("= {}", peer.obey(&line));
+    }
+}
+
+fn connect_error(e: &ConnectError) -> String {
+    format!("error text={e}")
+}
+
+fn op_error(e: &CollectiveError, restored: bool) -> String {
+    format!("error class={:?} peers={} restored={restored} text={e}", e.class(), e.peers().join(","))
+}
+
+impl Peer {
+    fn obey(&mut self, line: &str) -> String {
+        let (command, words) = Words::parse(line);
+        match command {
+            "connect" => self.connect(&words),
+            "world" => self.world(words.number("n") as u32),
+            "reduce" => self.reduce(&words),
+            "steps" => self.steps(&words),
+            "barrier" => self.barrier(words.number("tag")),
+            "reconnect" => match self.comm().reconnect() {
+                Ok(()) => self.describe(),
+                Err(e) => connect_error(&e),
+            },
+            "describe" => self.describe(),
+            "arm" => format!("ok armed={}", pccl::arm_fault(words.get("fault").unwrap_or(""))),
+            "leave" => {
+                if let Some(comm) = self.comm.take() {
+                    comm.leave();
+                }
+                "ok".into()
+            }
+            _ => format!("error text=what is {line}?"),
+        }
+    }
+
+    fn comm(&self) -> &Communicator {
+        self.comm.as_ref().expect("connect comes first")
+    }
+
+    fn describe(&self) -> String {
+        let m = self.comm().membership();
+        let stats = self.comm().stats();
+        format!(
+            "ok session={} world={} epoch={} recoveries={} connections={}",
+            m.session, m.world_size, m.epoch, stats.recoveries, stats.connections
+        )
+    }
+
+    fn connect(&mut self, words: &Words<'_>) -> String {
+        self.id = words.number("id") as u32;
+        let mut options = Options::new(words.get("master").unwrap_or_default())
+            .connect_timeout(super::HANG)
+            .bind(words.get("bind").unwrap().parse().unwrap());
+        if let Some(addr) = words.get("advertise") {
+            options = options.advertise(addr.parse().unwrap());
+        }
+        if let Some(port) = words.get("port") {
+            let port = port.parse().unwrap();
+            options = options.ports(Ports::Range(port..=port));
+        }
+        match Communicator::connect(&options) {
+            Ok(comm) => {
+                self.comm = Some(comm);
+                self.describe()
+            }
+            Err(e) => connect_error(&e),
+        }
+    }
+
+    fn world(&self, n: u32) -> String {
+        while self.comm().membership().world_size < n {
+            if let Err(e) = self.comm().update_topology() {
+                return format!("error class={:?} text={e}", e.class());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.describe()
+    }
+
+    fn barrier(&self, tag: u64) -> String {
+        match self.comm().barrier(tag) {
+            Ok(info) => format!("ok world={}", info.world),
+            Err(e) => op_error(&e, true),
+        }
+    }
+
+    /// One all-reduce; with `times`, as many as that, of which the last one is told.
+    fn reduce(&self, words: &Words<'_>) -> String {
+        let times = words.number("times").max(1);
+        let mut said = String::new();
+        let mut recoveries = 0;
+        for _ in 0..times {
+            match self.reduce_once(words) {
+                Ok((text, info)) => {
+                    said = text;
+                    recoveries += info.recoveries;
+                }
+                Err(text) => return text,
+            }
+        }
+        format!("{said} all_recoveries={recoveries}")
+    }
+
+    fn reduce_once(&self, words: &Words<'_>) -> Result<(String, OpInfo), String> {
+        let count = words.number("bytes") as usize / 4;
+        let call =
+            Call::new(words.number("tag")).algorithm(words.get("algorithm").and_then(|a| a.parse().ok()));
+        let round = words.number("round");
+        let mut input = Vec::new();
+        pattern::fill(&mut input, count, self.id, round);
+        let mut output = vec![f32::NAN; if words.get("place") == Some("in") { 0 } else { count }];
+        println!(": begin");
+        let begun = Instant::now();
+        let called = if output.is_empty() {
+            self.comm().all_reduce_in_place(&mut input, &call)
+        } else {
+            self.comm().all_reduce(&input, &mut output, &call)
+        };
+        let us = begun.elapsed().as_micros();
+        let at_us = now_us();
+        let info = called.map_err(|e| op_error(&e, pattern::is_input(&input, self.id, round)))?;
+        let result = if output.is_empty() { &input } else { &output };
+        let mask =
+            pattern::who(result, info.world, round).map_err(|why| format!("error text=wrong: {why}"))?;
+        if !output.is_empty() && !pattern::is_input(&input, self.id, round) {
+            return Err("error text=wrong: the input has changed".into());
+        }
+        let said = format!(
+            "ok mask={mask} world={} epoch={} recoveries={} us={us} at={at_us}",
+            info.world, info.epoch.0, info.recoveries
+        );
+        Ok((said, info))
+    }
+
+    /// Lets newcomers in and reduces, again and again, until `stop` reaches one member; all end with the same step.
+    fn steps(&mut self, words: &Words<'_>) -> String {
+        let count = (words.number("bytes") as usize / 4).max(2);
+        let pause = Duration::from_millis(words.number("pause_ms"));
+        let (mut stop, mut steps, mut recoveries) = (false, 0u64, 0u32);
+        let mut said_first = false;
+        loop {
+            if let Err(e) = self.comm().update_topology() {
+                return format!("error class={:?} steps={steps} text={e}", e.class());
+            }
+            stop |= self.commands.try_recv().is_ok_and(|line| line == "stop");
+            let mut buffer = Vec::new();
+            pattern::fill(&mut buffer, count, self.id, 0);
+            buffer.push(f32::from(u8::from(stop)));
+            match self.comm().all_reduce_in_place(&mut buffer, &Call::new(words.number("tag"))) {
+                Ok(info) => {
+                    let flags = buffer.pop().unwrap_or_default();
+                    if let Err(why) = pattern::who(&buffer, info.world, 0) {
+                        return format!("error text=wrong: {why}");
+                    }
+                    (steps, recoveries) = (steps + 1, recoveries + info.recoveries);
+                    if !said_first {
+                        said_first = true;
+                        println!(": first {}", now_us());
+                    }
+                    if words.get("tell").is_some() {
+                        println!(": step {} {}", info.epoch.0, info.world);
+                    }
+                    if flags > 0.0 {
+                        let m = self.comm().membership();
+                        return format!(
+                            "ok steps={steps} recoveries={recoveries} mask=0 world={} epoch={}",
+                            m.world_size, m.epoch
+                        );
+                    }
+                }
+                Err(e) => return op_error(&e, pattern::is_input(&buffer[..count], self.id, 0)),
+            }
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+/// Microseconds on a clock that all processes share.
+pub(crate) fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
