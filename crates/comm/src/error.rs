@@ -82,7 +82,6 @@ impl CollectiveError {
         match error {
             OpError::Failed(why) => Self::Failed { op, tag, why },
             OpError::Ended(why) => Self::Ended { op, tag, why },
-            OpError::NotStarted(why) => Self::NotStarted { op, tag, why },
             other @ OpError::InputLost(_) => Self::InputLost { op, tag, why: other.to_string() },
         }
     }
