@@ -1,8 +1,8 @@
 //! When to strike whom, and whether it hit. Pure: facts and the time come in, actions go out.
 //!
-//! A strike counts only if it hit an op: the survivors of a kill or a freeze must have reported that op with a recovery, a
-//! thawed worker must have learned that it was expelled, an extra worker must have come in and taken over the model.
-//! What missed (the op was over, or had not begun) is tried again.
+//! A strike counts only if it hit an op: the survivors of a kill or a freeze must have reported the op, or the one right
+//! after it, with a recovery; a thawed worker must have learned that it was expelled; an extra worker must have come in
+//! and taken over the model. What missed (the op was over, or had not begun) is tried again.
 //!
 //! Ops that take a while are struck at a random moment in their middle. A short op would be over before the strike
 //! lands: there the victim is told to stop before it, so that the others are inside the op and wait for its data.
@@ -108,7 +108,8 @@ struct Struck {
     victim: Option<Id>,
     /// The one that takes its place, or is the extra one.
     newcomer: Option<Id>,
-    recovered: bool,
+    /// The round that survivors reported with a recovery.
+    recovered: Option<u64>,
     thawed: bool,
     expelled: bool,
     synced: bool,
@@ -232,7 +233,8 @@ impl Chaos {
                     struck.thawed = true;
                     return struck.victim.map(Action::Thaw);
                 }
-                let (round, hit) = (struck.round, struck.judge(fleet)?);
+                let hit = struck.judge(fleet)?;
+                let round = struck.recovered.unwrap_or(struck.round);
                 Some(self.judged(kind, round, hit, fleet))
             }
         }
@@ -268,7 +270,7 @@ impl Chaos {
             round,
             victim: (kind != Kind::Join).then_some(victim),
             newcomer: None,
-            recovered: false,
+            recovered: None,
             thawed: false,
             expelled: false,
             synced: false,
@@ -305,7 +307,8 @@ impl Struck {
     fn handle(&mut self, fact: Fact) {
         match fact {
             Fact::Reported { worker, round, recoveries } if Some(worker) != self.victim => {
-                self.recovered |= round == self.round && recoveries > 0;
+                let is_ours = (self.round..=self.round + 1).contains(&round) && recoveries > 0;
+                self.recovered = self.recovered.or(is_ours.then_some(round));
             }
             // What it had said before it was struck may be heard after: only a round begun since then counts.
             Fact::Entered(worker, round) if Some(worker) == self.victim => {
@@ -333,8 +336,8 @@ impl Struck {
     fn judge(&self, fleet: &Fleet<'_>) -> Option<bool> {
         match self.kind {
             Kind::Join => self.synced.then_some(true),
-            Kind::Kill => (self.synced && self.others_are_past(fleet)).then_some(self.recovered),
-            Kind::Freeze if self.synced => Some(self.recovered),
+            Kind::Kill => (self.synced && self.others_are_past(fleet)).then_some(self.recovered.is_some()),
+            Kind::Freeze if self.synced => Some(self.recovered.is_some()),
             Kind::Freeze => self.unhurt.then_some(false),
         }
     }

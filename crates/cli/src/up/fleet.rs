@@ -264,10 +264,18 @@ impl Fleet {
         }
     }
 
-    /// Whether everybody who takes part and can still say so has said that the round is done.
+    /// Whether everybody who took part and can still say so has said that the round is done.
     fn is_complete(&self, round: u64) -> bool {
+        let Some(summary) = self.ledger.summary(round) else {
+            return false;
+        };
         let owes = |hand: &Hand| hand.state == State::Member && hand.done < round;
-        self.ledger.newest() >= round && !self.hands.values().any(owes)
+        // Whoever called the op and was struck, or expelled, before it could say more.
+        let silent = self.hands.iter().filter(|(id, hand)| {
+            hand.state != State::Member && hand.entered >= round && !self.ledger.has(round, **id)
+        });
+        let heard = summary.reports + silent.count();
+        heard >= summary.world_size as usize && !self.hands.values().any(owes)
     }
 
     /// Grants more rounds while strikes are missing, and ends the run when nothing is.

@@ -46,6 +46,11 @@ impl Ledger {
         self.rounds.entry(report.round).or_default().insert(worker, report)
     }
 
+    /// Whether `worker` has reported `round`.
+    pub(super) fn has(&self, round: u64, worker: Id) -> bool {
+        self.rounds.get(&round).is_some_and(|reports| reports.contains_key(&worker))
+    }
+
     /// The newest round that anybody has reported; zero before the first.
     pub(super) fn newest(&self) -> u64 {
         self.rounds.keys().next_back().copied().unwrap_or(0)

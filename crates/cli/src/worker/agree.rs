@@ -14,7 +14,7 @@ const AGREE_TAG: u64 = 1;
 /// Of the question whose layout counts.
 const LAYOUT_TAG: u64 = 3;
 /// Of the averaging, plus the number of the part.
-pub(crate) const AVERAGE_TAG: u64 = 1 << 32;
+pub(crate) const AVERAGE_TAG: u64 = 16;
 
 /// How often an op that failed for all alike is called again before the worker gives up.
 const ATTEMPTS: u32 = 20;
