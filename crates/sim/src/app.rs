@@ -306,7 +306,9 @@ impl World {
         for proc in self.procs.iter().filter(|p| p.body.is_some()) {
             let Some(app) = proc.app.as_ref().filter(|a| a.group == begun.group) else { continue };
             latest = latest.max(app.round);
-            if app.stage == Stage::Vote {
+            let Some(Body::Peer(peer)) = &proc.body else { continue };
+            let stays = peer.session().is_some_and(|s| begun.before.contains(&s.id));
+            if stays && app.stage == Stage::Vote {
                 at = at.max(Some(app.round));
             }
         }

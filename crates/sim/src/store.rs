@@ -20,6 +20,8 @@ pub(crate) struct Begun {
     pub(crate) group: PeerGroup,
     pub(crate) epoch: Epoch,
     pub(crate) joined: bool,
+    /// The members of the epoch before that stay.
+    pub(crate) before: Vec<SessionId>,
 }
 
 impl Store {
@@ -51,7 +53,8 @@ impl Store {
             return Err(format!("member {} came into epoch {} unnoticed", m.member.session, now.epoch));
         }
         let joined = sessions.iter().any(|s| !was(s));
+        let before = sessions.iter().copied().filter(was).collect();
         self.epochs.insert((group, now.epoch), sessions);
-        Ok(Begun { group, epoch: now.epoch, joined })
+        Ok(Begun { group, epoch: now.epoch, joined, before })
     }
 }

@@ -8,7 +8,7 @@ use pccl_proto::wire::{
 };
 
 /// Lines kept.
-const MOST_LINES: usize = 4000;
+const MOST_LINES: usize = 400_000;
 
 /// A log that costs nothing while it is off.
 #[derive(Default)]

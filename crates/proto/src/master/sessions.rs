@@ -231,6 +231,10 @@ impl Master {
         let attempts = &mut self.groups.entry(group).or_default().attempts;
         let attempt = attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(since));
         attempt.fingerprint = Some(f);
+        let differs = attempt.digest.replace(f.digest()).is_some_and(|d| d != f.digest());
+        if differs {
+            return self.cannot_be(now, group, name);
+        }
         self.end_deadlock(now, group);
     }
 

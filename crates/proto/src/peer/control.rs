@@ -378,6 +378,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             entry.2 = heard;
         }
         // What became done, or was voted, between the report and this answer.
+        for op in self.ops.values_mut() {
+            op.told = false;
+        }
         for message in self.unsaid() {
             self.tell_master(&message);
         }

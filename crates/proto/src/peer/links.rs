@@ -140,6 +140,8 @@ pub(super) struct LinkConn {
     pinged: Option<Time>,
     /// When the question was asked that the next answer belongs to.
     asked: Option<Time>,
+    /// Tensor data has come since the last tick.
+    pub(super) receiving: bool,
     parked: Option<LinkMessage>,
 }
 
@@ -202,6 +204,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             heard: now,
             pinged: None,
             asked: None,
+            receiving: false,
             parked: None,
         };
         self.links.conns.insert(conn, state);
@@ -642,8 +645,26 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         for conn in late {
             self.close_link_conn(now, conn, "no answer");
         }
+        self.confirm_receiving();
         self.ping_links(now);
         self.report_broken_links(now, timeout);
+    }
+
+    /// Whoever sends us much learns every interval that it comes through: its pings may wait behind its data for long.
+    fn confirm_receiving(&mut self) {
+        let mut confirmed = Vec::new();
+        for (conn, state) in &mut self.links.conns {
+            if let (Role::Up { peer, stripe }, true) = (state.role, std::mem::take(&mut state.receiving))
+                && let Some(link) = self.links.table.get_mut(&peer)
+            {
+                let s = &mut link.stripes[stripe as usize];
+                s.told = s.accepted;
+                confirmed.push((*conn, s.accepted));
+            }
+        }
+        for (conn, frames) in confirmed {
+            self.say(conn, &LinkMessage::Accepted { frames });
+        }
     }
 
     fn ping_links(&mut self, now: Time) {

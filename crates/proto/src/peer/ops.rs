@@ -37,7 +37,8 @@ pub(super) struct Op<M> {
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
     called: Time,
-    told: bool,
+    /// The attached master has been told that the caller waits.
+    pub(super) told: bool,
 }
 
 impl<M: OpMemory> Op<M> {

@@ -301,6 +301,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 return;
             }
         } else if let Some(data) = &mut rx.data {
+            state.receiving = true;
             let rest = data.header.len as usize - data.got;
             let window = if matches!(data.place, Place::Nowhere) { rest.min(STAGING_BYTES) } else { rest };
             let taken = n.min(window);
@@ -418,6 +419,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(state) = self.links.conns.get_mut(&conn) else {
             return false;
         };
+        state.receiving = true;
         state.rx.data = Some(incoming);
         self.fill_from_staging(conn);
         let complete = self.payload_is_complete(conn);
