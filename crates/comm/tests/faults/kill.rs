@@ -127,3 +127,18 @@ fn too_many_recoveries_are_an_error_with_the_input_restored() {
     fleet.tell("reduce tag=1 bytes=2097152 place=in");
     assert_eq!(agree(fleet.replies()).number("mask"), 0b11);
 }
+
+#[test]
+fn many_reductions_are_all_done_although_one_of_four_is_killed() {
+    let mut fleet = Fleet::of(4, Setup::default());
+    fleet.peers[3].ask("arm fault=complete:5:kill").ok();
+    fleet.tell("many n=24 bytes=100000 at_once=6");
+    fleet.peers[3].gone();
+    fleet.take(3);
+    let reply = agree(fleet.replies());
+    let masks: Vec<u64> = reply.get("mask").split(',').map(|m| m.parse().unwrap()).collect();
+    assert_eq!(masks.len(), 24);
+    assert!(masks.iter().all(|m| *m == 0b1111 || *m == 0b111), "{masks:?}");
+    assert_eq!(masks.last(), Some(&0b111));
+    assert!(reply.number("recoveries") >= 1, "{reply:?}");
+}

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// No answer for so long is a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
 
+/// Every peer has an address of its own, and this port.
+const PEER_PORT: u16 = 7118;
+
 /// Waits for a condition.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -98,16 +101,31 @@ impl Fleet {
         (master, addr)
     }
 
-    /// A new process that knows the master; `more` are further words for its `join`.
+    /// A new peer whose connections from others go through a proxy.
+    pub(crate) fn spawn_behind(&mut self, how: proxy::Breaks) -> proxy::Proxy {
+        let ip = own_ip();
+        let target = SocketAddr::new(ip.into(), PEER_PORT);
+        let proxy = proxy::Proxy::start(own_ip(), target, how, u64::from(self.spawned));
+        self.spawn_at(ip, &format!("advertise={}", proxy.addr));
+        proxy
+    }
+
+    /// A new process that knows the master; `more` are further words for its `connect`.
     pub(crate) fn spawn(&mut self, more: &str) -> &mut Process {
+        let next = self.spawned + 1;
+        let ip = self.namespace.as_ref().map_or_else(own_ip, |net| net.ip(next));
+        self.spawn_at(ip, more)
+    }
+
+    fn spawn_at(&mut self, ip: Ipv4Addr, more: &str) -> &mut Process {
         let id = self.spawned % pattern::IDS;
         self.spawned += 1;
         let n = self.spawned;
-        let ip = self.namespace.as_ref().map_or_else(own_ip, |net| net.ip(n));
         let name = format!("peer{n}");
         let inside = self.namespace.as_ref().map(|net| (net, n));
         let mut peer = Process::spawn(&name, "peer", self.dir.path(), inside);
-        peer.send(&format!("connect master={} id={id} bind={ip} {more}", self.addr));
+        peer.addr = Some(SocketAddr::new(ip.into(), PEER_PORT));
+        peer.send(&format!("connect master={} id={id} bind={ip} port={PEER_PORT} {more}", self.addr));
         self.peers.push(peer);
         self.peers.last_mut().unwrap()
     }

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use pccl::{Call, CollectiveError, Communicator, ConnectError, OpInfo, Options, Ports};
+use pccl::{Call, CollectiveError, Communicator, ConnectError, ManyCall, OpInfo, Options, Ports};
 
 use super::pattern;
 
@@ -75,6 +75,7 @@ impl Peer {
             "world" => self.world(words.number("n") as u32),
             "reduce" => self.reduce(&words),
             "steps" => self.steps(&words),
+            "many" => self.many(&words),
             "barrier" => self.barrier(words.number("tag")),
             "reconnect" => match self.comm().reconnect() {
                 Ok(()) => self.describe(),
@@ -189,6 +190,35 @@ impl Peer {
             info.world, info.epoch.0, info.recoveries
         );
         Ok((said, info))
+    }
+
+    /// Many reductions at once; all of them must be done.
+    fn many(&self, words: &Words<'_>) -> String {
+        let (n, count) = (words.number("n"), words.number("bytes") as usize / 4);
+        let mut buffers = vec![Vec::new(); n as usize];
+        for (round, buffer) in (0..).zip(&mut buffers) {
+            pattern::fill(buffer, count, self.id, round);
+        }
+        let with_tag = |(buffer, tag)| ManyCall { buffer, call: Call::new(tag) };
+        let mut calls: Vec<ManyCall<'_, f32>> =
+            buffers.iter_mut().map(Vec::as_mut_slice).zip(100..).map(with_tag).collect();
+        println!(": begin");
+        let infos = match self.comm().all_reduce_many(&mut calls, words.number("at_once") as usize) {
+            Ok(infos) => infos,
+            Err(e) => return op_error(&e, false),
+        };
+        drop(calls);
+        let checked = (0..).zip(buffers.iter().zip(&infos));
+        let masks: Result<Vec<u32>, String> =
+            checked.map(|(round, (b, info))| pattern::who(b, info.world, round)).collect();
+        match masks {
+            Ok(masks) => {
+                let recoveries: u32 = infos.iter().map(|i| i.recoveries).sum();
+                let masks: Vec<String> = masks.iter().map(ToString::to_string).collect();
+                format!("ok mask={} recoveries={recoveries}", masks.join(","))
+            }
+            Err(why) => format!("error text=wrong: {why}"),
+        }
     }
 
     /// Lets newcomers in and reduces, again and again, until `stop` reaches one member; all end with the same step.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -71,6 +72,8 @@ enum Line {
 /// A process that ends with its owner.
 pub(crate) struct Process {
     pub(crate) name: String,
+    /// Where a peer listens.
+    pub(crate) addr: Option<SocketAddr>,
     child: Child,
     stdin: ChildStdin,
     lines: Receiver<String>,
@@ -106,7 +109,7 @@ impl Process {
                 }
             }
         });
-        Self { name: name.to_owned(), child, stdin, lines, early: VecDeque::new(), log, owed: 0 }
+        Self { name: name.to_owned(), addr: None, child, stdin, lines, early: VecDeque::new(), log, owed: 0 }
     }
 
     /// Gives a command, which will be answered. A process that has been killed hears nothing.
