@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pccl::{Communicator, Options, Ports, RunSettings};
+use pccl_net::Listeners;
 use pccl_proto::master::{Master, MasterConfig};
 use pccl_proto::message::Status;
 use pccl_proto::record::RunRecord;
@@ -14,6 +15,7 @@ use pccl_proto::record::RunRecord;
 /// A master that remembers its record.
 pub(crate) struct TestMaster {
     pub(crate) addr: SocketAddr,
+    listeners: Listeners,
     stop: Arc<AtomicBool>,
     status: Arc<Mutex<Status>>,
     thread: Option<JoinHandle<RunRecord>>,
@@ -21,26 +23,27 @@ pub(crate) struct TestMaster {
 
 impl TestMaster {
     pub(crate) fn start() -> Self {
-        Self::with("127.0.0.1:0".parse().unwrap(), RunRecord::default())
+        let listeners = pccl_net::listen_tcp_and_udp("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::with(listeners, RunRecord::default())
     }
 
-    /// Ends it, and starts another one with what its store had.
+    /// Ends it, and starts another one with what its store had. The port stays taken.
     pub(crate) fn restart(mut self) -> Self {
         let record = self.end().unwrap();
-        Self::with(self.addr, record)
+        Self::with(again(&self.listeners), record)
     }
 
-    fn with(addr: SocketAddr, store: RunRecord) -> Self {
-        let listeners = pccl_net::listen_tcp_and_udp(addr).unwrap();
+    fn with(listeners: Listeners, store: RunRecord) -> Self {
         let addr = listeners.tcp.local_addr().unwrap();
         let (stop, status) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Status::default())));
         let (stopped, shown) = (Arc::clone(&stop), Arc::clone(&status));
+        let kept = again(&listeners);
         let thread = std::thread::spawn(move || run(listeners, store, &stopped, &shown));
-        Self { addr, stop, status, thread: Some(thread) }
+        Self { addr, listeners: kept, stop, status, thread: Some(thread) }
     }
 
     /// Waits until the run looks like this.
-    pub(crate) fn wait_until(&self, what: &str, check: impl Fn(&Status) -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut check: impl FnMut(&Status) -> bool) {
         let begun = Instant::now();
         while !check(&self.status.lock().unwrap()) {
             assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {:?}", self.status.lock().unwrap());
@@ -60,12 +63,13 @@ impl Drop for TestMaster {
     }
 }
 
-fn run(
-    listeners: pccl_net::Listeners,
-    mut store: RunRecord,
-    stopped: &AtomicBool,
-    shown: &Mutex<Status>,
-) -> RunRecord {
+/// The same sockets once more.
+fn again(listeners: &Listeners) -> Listeners {
+    let udp = listeners.udp.as_ref().map(|u| u.try_clone().unwrap());
+    Listeners { tcp: listeners.tcp.try_clone().unwrap(), udp }
+}
+
+fn run(listeners: Listeners, mut store: RunRecord, stopped: &AtomicBool, shown: &Mutex<Status>) -> RunRecord {
     let (mut net, mut waiter, _wake) = pccl_net::pair().unwrap();
     net.set_listener(listeners.tcp).unwrap();
     net.set_udp(listeners.udp.unwrap()).unwrap();
@@ -104,7 +108,7 @@ pub(crate) fn members(master: &TestMaster, world: u32) -> Vec<Communicator> {
         let addr = master.addr;
         let newcomer = std::thread::spawn(move || connect(addr));
         let n = all.len();
-        master.wait_until("a newcomer", |s| s.groups.iter().any(|g| g.peers.len() > n));
+        master.wait_until("a newcomer", |s| registered(s) > n);
         together(&all, |_, comm| comm.update_topology().unwrap());
         all.push(newcomer.join().unwrap());
     }
@@ -128,4 +132,14 @@ pub(crate) fn together<R: Send>(
 pub(crate) fn voters(status: &Status) -> usize {
     let peers = status.groups.iter().flat_map(|g| &g.peers);
     peers.filter(|p| p.waits_for.as_deref() == Some("synchronize")).count()
+}
+
+/// Members and newcomers.
+pub(crate) fn registered(status: &Status) -> usize {
+    status.groups.iter().map(|g| g.peers.len()).sum()
+}
+
+/// Whether somebody receives shared state.
+pub(crate) fn is_moving(status: &Status) -> bool {
+    status.groups.iter().any(|g| g.activity.contains("shared state of revision"))
 }

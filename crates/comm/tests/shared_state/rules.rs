@@ -1,6 +1,6 @@
 //! Shared state over real sockets.
 
-use crate::harness::{TestMaster, connect, members, together, voters};
+use crate::harness::{TestMaster, connect, members, registered, together, voters};
 use pccl::{Class, Fault, KeyDifference, NoCandidate, SharedState, Strategy, SyncError, SyncInfo, Tensor};
 use pccl_proto::shared_state::BLOCK_BYTES;
 
@@ -93,7 +93,7 @@ fn a_newcomer_comes_in_and_gets_everything_from_all() {
         let info = sync(&comm, &mut w, 0, Strategy::EnforcePopular).unwrap();
         (comm, w, info)
     });
-    master.wait_until("a newcomer", |s| s.groups[0].peers.len() == 3);
+    master.wait_until("a newcomer", |s| registered(s) == 3);
     let infos =
         together(&peers, |_, comm| sync(comm, &mut content.clone(), 6, Strategy::EnforcePopular).unwrap());
     let (comm, w, info) = newcomer.join().unwrap();
