@@ -42,8 +42,8 @@ pub(super) enum Fact {
     Entered(Id, u64),
     /// It stands before that op, as it was told.
     Held(Id),
-    /// It has done this round.
-    Reported {
+    /// It is through the op of this round.
+    Reduced {
         /// The worker.
         worker: Id,
         /// The round.
@@ -57,8 +57,21 @@ pub(super) enum Fact {
     Synced(Id),
 }
 
+/// What became of a strike.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Judgement {
+    /// What it was.
+    pub(super) kind: Kind,
+    /// The round whose op it hit, or was meant to.
+    pub(super) round: u64,
+    /// Whether it counts.
+    pub(super) hit: bool,
+    /// If it does: from the strike until the last survivor was through that op, or until the extra worker had the model.
+    pub(super) seconds: Option<f64>,
+}
+
 /// What to do about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Action {
     /// Tell the worker to stop before its next op.
     Hold(Id),
@@ -68,10 +81,12 @@ pub(super) enum Action {
     Freeze(Id, u64),
     /// Let go on, and kill -CONT.
     Thaw(Id),
-    /// Start a worker; it is passed back by [`Chaos::started`].
+    /// Start an extra worker, in the op of this round; [`Chaos::started`] hears which.
     Start(u64),
-    /// A strike is over; it hit, or not.
-    Judged(Kind, u64, bool),
+    /// Start a worker in the place of the one that was killed; [`Chaos::started`] hears which.
+    Replace,
+    /// A strike is over.
+    Judged(Judgement),
 }
 
 /// How often each kind hit.
@@ -104,6 +119,9 @@ enum Stage {
 struct Struck {
     kind: Kind,
     round: u64,
+    at: Instant,
+    /// When the last survivor was through the op that was hit, or the extra worker had the model.
+    over: Option<Instant>,
     /// The one that was killed or frozen; of a join, nobody.
     victim: Option<Id>,
     /// The one that takes its place, or is the extra one.
@@ -191,7 +209,7 @@ impl Chaos {
         }
     }
 
-    /// The worker that [`Action::Start`] asked for.
+    /// The worker that [`Action::Start`] or [`Action::Replace`] asked for.
     pub(super) fn started(&mut self, newcomer: Id) {
         if let Stage::Struck(struck) = &mut self.stage {
             struck.newcomer = Some(newcomer);
@@ -199,10 +217,10 @@ impl Chaos {
     }
 
     /// Takes in what a worker said.
-    pub(super) fn handle(&mut self, fact: Fact) {
+    pub(super) fn handle(&mut self, now: Instant, fact: Fact) {
         match &mut self.stage {
             Stage::Holding { victim, is_held, .. } => *is_held |= fact == Fact::Held(*victim),
-            Stage::Struck(struck) => struck.handle(fact),
+            Stage::Struck(struck) => struck.handle(now, fact),
             Stage::Calm { .. } | Stage::Aimed { .. } => {}
         }
     }
@@ -222,20 +240,20 @@ impl Chaos {
             }
             Stage::Aimed { kind, victim, round, at } => {
                 let (kind, victim, round) = (*kind, *victim, *round);
-                (now >= *at).then(|| self.strike(kind, victim, round))
+                (now >= *at).then(|| self.strike(now, kind, victim, round))
             }
             Stage::Struck(struck) => {
                 let kind = struck.kind;
                 if kind == Kind::Kill && struck.newcomer.is_none() {
-                    return Some(Action::Start(struck.round));
+                    return struck.others_are_past(fleet).then_some(Action::Replace);
                 }
                 if kind == Kind::Freeze && !struck.thawed && struck.others_are_past(fleet) {
                     struck.thawed = true;
                     return struck.victim.map(Action::Thaw);
                 }
-                let hit = struck.judge(fleet)?;
-                let round = struck.recovered.unwrap_or(struck.round);
-                Some(self.judged(kind, round, hit, fleet))
+                let judgement = struck.judgement(fleet)?;
+                self.note(&judgement, fleet);
+                Some(Action::Judged(judgement))
             }
         }
     }
@@ -264,10 +282,12 @@ impl Chaos {
         None
     }
 
-    fn strike(&mut self, kind: Kind, victim: Id, round: u64) -> Action {
+    fn strike(&mut self, now: Instant, kind: Kind, victim: Id, round: u64) -> Action {
         self.stage = Stage::Struck(Struck {
             kind,
             round,
+            at: now,
+            over: None,
             victim: (kind != Kind::Join).then_some(victim),
             newcomer: None,
             recovered: None,
@@ -283,11 +303,12 @@ impl Chaos {
         }
     }
 
-    fn judged(&mut self, kind: Kind, round: u64, hit: bool, fleet: &Fleet<'_>) -> Action {
-        if hit {
+    /// Counts it, and leaves the fleet alone for a while.
+    fn note(&mut self, judgement: &Judgement, fleet: &Fleet<'_>) {
+        if judgement.hit {
             self.wanted.pop_front();
             self.misses_in_a_row = 0;
-            match kind {
+            match judgement.kind {
                 Kind::Kill => self.tally.kill += 1,
                 Kind::Freeze => self.tally.freeze += 1,
                 Kind::Join => self.tally.join += 1,
@@ -296,19 +317,21 @@ impl Chaos {
             self.tally.missed += 1;
             self.misses_in_a_row += 1;
         }
-        let newest = fleet.members.iter().map(|(_, _, done)| *done).max().unwrap_or(round);
-        let calm = if hit { self.spacing } else { CALM_ROUNDS };
+        let newest = fleet.members.iter().map(|(_, _, done)| *done).max().unwrap_or(judgement.round);
+        let calm = if judgement.hit { self.spacing } else { CALM_ROUNDS };
         self.stage = Stage::Calm { until: newest + calm };
-        Action::Judged(kind, round, hit)
     }
 }
 
 impl Struck {
-    fn handle(&mut self, fact: Fact) {
+    fn handle(&mut self, now: Instant, fact: Fact) {
         match fact {
-            Fact::Reported { worker, round, recoveries } if Some(worker) != self.victim => {
+            Fact::Reduced { worker, round, recoveries } if Some(worker) != self.victim => {
                 let is_ours = (self.round..=self.round + 1).contains(&round) && recoveries > 0;
-                self.recovered = self.recovered.or(is_ours.then_some(round));
+                if is_ours {
+                    self.recovered.get_or_insert(round);
+                    self.over = Some(now);
+                }
             }
             // What it had said before it was struck may be heard after: only a round begun since then counts.
             Fact::Entered(worker, round) if Some(worker) == self.victim => {
@@ -321,8 +344,11 @@ impl Struck {
                     Kind::Kill | Kind::Join => self.newcomer,
                 };
                 self.synced |= Some(worker) == awaited;
+                if self.kind == Kind::Join && self.synced {
+                    self.over.get_or_insert(now);
+                }
             }
-            Fact::Entered(..) | Fact::Held(_) | Fact::Reported { .. } => {}
+            Fact::Entered(..) | Fact::Held(_) | Fact::Reduced { .. } => {}
         }
     }
 
@@ -332,8 +358,19 @@ impl Struck {
         others.all(|(_, _, done)| *done >= self.round)
     }
 
-    /// Whether it hit, once that is known and the fleet is whole again.
-    fn judge(&self, fleet: &Fleet<'_>) -> Option<bool> {
+    /// What became of it, once that is known and the fleet is whole again.
+    fn judgement(&self, fleet: &Fleet<'_>) -> Option<Judgement> {
+        let hit = self.hit(fleet)?;
+        let after = |over: Instant| over.saturating_duration_since(self.at).as_secs_f64();
+        Some(Judgement {
+            kind: self.kind,
+            round: self.recovered.unwrap_or(self.round),
+            hit,
+            seconds: self.over.filter(|_| hit).map(after),
+        })
+    }
+
+    fn hit(&self, fleet: &Fleet<'_>) -> Option<bool> {
         match self.kind {
             Kind::Join => self.synced.then_some(true),
             Kind::Kill => (self.synced && self.others_are_past(fleet)).then_some(self.recovered.is_some()),

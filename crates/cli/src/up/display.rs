@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::chaos::Kind;
+use super::chaos::{Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::RoundSummary;
 use crate::size::ByteSize;
@@ -82,13 +82,21 @@ fn line(event: &Event) -> String {
             };
             format!("  x {what} {worker}, inside the op of round {round}")
         }
+        Event::Replaced { worker } => format!("  + {worker} starts in its place"),
         Event::Thawed { worker } => format!("  x kill -CONT {worker}"),
-        Event::Judged { kind, round, hit: true } => format!("  = {} in round {round}: survived", name(*kind)),
-        Event::Judged { kind, round, hit: false } => {
-            format!("  = {} in round {round}: missed the op, does not count", name(*kind))
-        }
+        Event::Judged(judgement) => judgement_line(judgement),
         Event::Round(round) => round_line(round),
         Event::Ended { .. } => String::new(),
+    }
+}
+
+fn judgement_line(judgement: &Judgement) -> String {
+    let (what, round) = (name(judgement.kind), judgement.round);
+    let after = judgement.seconds.map_or_else(String::new, |after| format!(" after {}", seconds(after)));
+    match (judgement.hit, judgement.kind) {
+        (false, _) => format!("  = {what} in round {round}: missed the op, does not count"),
+        (true, Kind::Join) => format!("  = {what} in round {round}: it has the model{after}"),
+        (true, _) => format!("  = {what} in round {round}: the last survivor was through the op{after}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::chaos::{Kind, Tally};
+use super::chaos::{Judgement, Kind, Tally};
 use super::ledger::RoundSummary;
 
 /// One thing that happened.
@@ -46,20 +46,18 @@ pub(super) enum Event {
         /// In the op of this round.
         round: u64,
     },
+    /// We have started a worker in the place of one that we killed.
+    Replaced {
+        /// The new one.
+        worker: String,
+    },
     /// We let a frozen worker go on.
     Thawed {
         /// The worker.
         worker: String,
     },
     /// A strike is over.
-    Judged {
-        /// What it was.
-        kind: Kind,
-        /// The round that it was aimed at.
-        round: u64,
-        /// Whether it hit an op.
-        hit: bool,
-    },
+    Judged(Judgement),
     /// All who are left have done a round.
     Round(RoundSummary),
     /// The end.
@@ -94,6 +92,8 @@ pub(super) struct Outcome {
     pub(super) world_size: u32,
     /// Strikes that hit, and those that did not.
     pub(super) chaos: Tally,
+    /// Every strike.
+    pub(super) strikes: Vec<Judgement>,
     /// Kinds of strikes that were wanted and never hit.
     pub(super) not_hit: Vec<Kind>,
     /// Whether it was ended before its time.

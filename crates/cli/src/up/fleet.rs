@@ -8,7 +8,7 @@ use pccl_master::query_status;
 use rustix::process::Signal;
 
 use super::UpArgs;
-use super::chaos::{self, Action, Chaos, Fact, Kind};
+use super::chaos::{self, Action, Chaos, Fact, Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::Ledger;
 use crate::error::CliError;
@@ -42,6 +42,8 @@ struct Hand {
     state: State,
     /// The newest round whose op it has called.
     entered: u64,
+    /// The newest round whose op it is through.
+    reduced: u64,
     /// The newest round that it has done.
     done: u64,
     /// It was started after the beginning.
@@ -57,6 +59,7 @@ pub(super) struct Fleet {
     hands: BTreeMap<Id, Hand>,
     ledger: Ledger,
     chaos: Chaos,
+    judgements: Vec<Judgement>,
     display: Box<dyn Display>,
     granted: u64,
     shown: u64,
@@ -78,6 +81,7 @@ impl Fleet {
             hands: BTreeMap::new(),
             ledger: Ledger::default(),
             chaos: Chaos::new(&args.chaos, args.rounds, args.model.seed),
+            judgements: Vec::new(),
             display,
             granted: args.rounds,
             shown: 0,
@@ -104,7 +108,7 @@ impl Fleet {
         let number = self.hands.len();
         let id = self.crew.spawn(format!("worker {number}"), &args)?;
         let state = State::Coming;
-        self.hands.insert(id, Hand { state, entered: 0, done: 0, is_late });
+        self.hands.insert(id, Hand { state, entered: 0, reduced: 0, done: 0, is_late });
         Ok(id)
     }
 
@@ -148,6 +152,7 @@ impl Fleet {
         })?;
         let name = self.crew.name(id).to_owned();
         let Some(hand) = self.hands.get_mut(&id) else { return Ok(()) };
+        let now = Instant::now();
         match event {
             WorkerEvent::Joined { world_size, seconds, .. } => {
                 if hand.is_late || hand.done > 0 {
@@ -155,25 +160,28 @@ impl Fleet {
                 }
             }
             WorkerEvent::Synced { rounds, .. } => {
-                (hand.state, hand.entered, hand.done) = (State::Member, rounds, rounds);
-                self.chaos.handle(Fact::Synced(id));
+                hand.state = State::Member;
+                (hand.entered, hand.reduced, hand.done) = (rounds, rounds, rounds);
+                self.chaos.handle(now, Fact::Synced(id));
             }
             WorkerEvent::Reducing { round } => {
                 hand.entered = round;
-                self.chaos.handle(Fact::Entered(id, round));
+                self.chaos.handle(now, Fact::Entered(id, round));
             }
-            WorkerEvent::Held { .. } => self.chaos.handle(Fact::Held(id)),
+            WorkerEvent::Held { .. } => self.chaos.handle(now, Fact::Held(id)),
+            WorkerEvent::Reduced { round, recoveries } => {
+                hand.reduced = round;
+                self.chaos.handle(now, Fact::Reduced { worker: id, round, recoveries });
+            }
             WorkerEvent::Round(report) => {
                 hand.done = report.round;
-                let (worker, round, recoveries) = (id, report.round, report.recoveries);
-                self.chaos.handle(Fact::Reported { worker, round, recoveries });
                 self.ledger.note(id, report);
             }
             WorkerEvent::Expelled { why } => {
                 if hand.state == State::Member {
                     hand.state = State::Coming;
                 }
-                self.chaos.handle(Fact::Expelled(id));
+                self.chaos.handle(now, Fact::Expelled(id));
                 self.display.show(&Event::Expelled { worker: name, why });
             }
             WorkerEvent::Left { .. } => {}
@@ -208,7 +216,7 @@ impl Fleet {
                 .hands
                 .iter()
                 .filter(|(_, hand)| hand.state == State::Member)
-                .map(|(id, hand)| (*id, hand.entered, hand.done))
+                .map(|(id, hand)| (*id, hand.entered, hand.reduced))
                 .collect();
             let fleet = chaos::Fleet { members: &members, typical_seconds: self.ledger.typical_seconds() };
             match self.chaos.poll(Instant::now(), &fleet) {
@@ -236,7 +244,16 @@ impl Fleet {
                 let worker = self.crew.name(id).to_owned();
                 self.display.show(&Event::Struck { kind: Kind::Join, worker, round });
             }
-            Action::Judged(kind, round, hit) => self.display.show(&Event::Judged { kind, round, hit }),
+            Action::Replace => {
+                let id = self.start_worker()?;
+                self.chaos.started(id);
+                let worker = self.crew.name(id).to_owned();
+                self.display.show(&Event::Replaced { worker });
+            }
+            Action::Judged(judgement) => {
+                self.judgements.push(judgement);
+                self.display.show(&Event::Judged(judgement));
+            }
         }
         Ok(())
     }
@@ -323,6 +340,7 @@ impl Fleet {
             recoveries: rounds.iter().map(|round| round.recoveries).sum(),
             world_size: rounds.last().map_or(0, |round| round.world_size),
             chaos: self.chaos.tally(),
+            strikes: std::mem::take(&mut self.judgements),
             not_hit: self.chaos.wanted(),
             interrupted,
             seconds: self.begun.elapsed().as_secs_f64(),

@@ -39,6 +39,13 @@ pub(crate) enum WorkerEvent {
         /// The round.
         round: u64,
     },
+    /// It is through the averaging op of this round.
+    Reduced {
+        /// The round.
+        round: u64,
+        /// Attempts that were cut before it.
+        recoveries: u32,
+    },
     /// A round is done.
     Round(RoundReport),
     /// Its membership ended; it comes back as a new session.
@@ -109,7 +116,10 @@ fn line(event: &WorkerEvent) -> Option<String> {
         WorkerEvent::Synced { rounds, taken_over: true } => {
             format!("took over the model of round {rounds} from the others")
         }
-        WorkerEvent::Synced { .. } | WorkerEvent::Reducing { .. } | WorkerEvent::Held { .. } => return None,
+        WorkerEvent::Synced { .. }
+        | WorkerEvent::Reducing { .. }
+        | WorkerEvent::Reduced { .. }
+        | WorkerEvent::Held { .. } => return None,
         WorkerEvent::Round(report) => format!(
             "round {:>4}  world {:>2}  epoch {:>3}  {:>8}  {:>6.2} GB/s  {}  {}",
             report.round,

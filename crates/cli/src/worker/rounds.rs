@@ -242,6 +242,7 @@ impl Worker {
         let begun = Instant::now();
         let (info, recoveries) = self.average()?;
         let seconds = begun.elapsed().as_secs_f64();
+        audience.tell(&WorkerEvent::Reduced { round, recoveries });
         // What the averaging made, before the synchronization could repair it.
         let hash = format!("{:032x}", self.model.hash());
         let begun = Instant::now();

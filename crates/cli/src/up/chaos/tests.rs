@@ -26,14 +26,14 @@ impl Scene {
     fn enter(&mut self, round: u64, except: Option<Id>) {
         for (id, entered, _) in self.members.iter_mut().filter(|(id, ..)| Some(*id) != except) {
             *entered = round;
-            self.chaos.handle(Fact::Entered(*id, round));
+            self.chaos.handle(self.now, Fact::Entered(*id, round));
         }
     }
 
     fn report(&mut self, round: u64, recoveries: u32, except: Option<Id>) {
         for (id, _, done) in self.members.iter_mut().filter(|(id, ..)| Some(*id) != except) {
             *done = round;
-            self.chaos.handle(Fact::Reported { worker: *id, round, recoveries });
+            self.chaos.handle(self.now, Fact::Reduced { worker: *id, round, recoveries });
         }
     }
 
@@ -59,8 +59,13 @@ impl Scene {
 
     fn gain(&mut self, id: Id, rounds: u64) {
         self.members.push((id, rounds, rounds));
-        self.chaos.handle(Fact::Synced(id));
+        self.chaos.handle(self.now, Fact::Synced(id));
     }
+}
+
+/// At the scene no time passes after a strike.
+fn judged(kind: Kind, round: u64, hit: bool) -> Action {
+    Action::Judged(Judgement { kind, round, hit, seconds: hit.then_some(0.0) })
 }
 
 #[test]
@@ -70,12 +75,13 @@ fn a_kill_counts_when_the_survivors_recovered_and_the_replacement_is_in() {
     let Action::Kill(victim, struck) = action else { panic!("{action:?}") };
     assert_eq!(struck, round);
     scene.lose(victim);
-    assert_eq!(scene.poll(), Some(Action::Start(round)));
-    scene.chaos.started(9);
+    assert_eq!(scene.poll(), None, "the survivors are still in the op");
     scene.report(round, 1, None);
+    assert_eq!(scene.poll(), Some(Action::Replace));
+    scene.chaos.started(9);
     assert_eq!(scene.poll(), None, "the replacement is not in yet");
     scene.gain(9, round);
-    assert_eq!(scene.poll(), Some(Action::Judged(Kind::Kill, round, true)));
+    assert_eq!(scene.poll(), Some(judged(Kind::Kill, round, true)));
     assert!(scene.chaos.is_over());
     assert_eq!(scene.chaos.tally(), Tally { kill: 1, ..Tally::default() });
 }
@@ -86,11 +92,11 @@ fn a_kill_after_the_op_is_a_miss_and_is_tried_again() {
     let (round, action) = scene.until_action(1);
     let Action::Kill(victim, _) = action else { panic!("{action:?}") };
     scene.lose(victim);
-    scene.poll();
-    scene.chaos.started(9);
     scene.report(round, 0, None);
+    assert_eq!(scene.poll(), Some(Action::Replace));
+    scene.chaos.started(9);
     scene.gain(9, round);
-    assert_eq!(scene.poll(), Some(Action::Judged(Kind::Kill, round, false)));
+    assert_eq!(scene.poll(), Some(judged(Kind::Kill, round, false)));
     assert!(!scene.chaos.is_over());
     assert_eq!(scene.chaos.tally().missed, 1);
     let (again, action) = scene.until_action(round + 1);
@@ -103,7 +109,7 @@ fn in_short_ops_the_victim_holds_back_until_all_others_are_inside() {
     let (round, action) = scene.until_action(1);
     let Action::Hold(victim) = action else { panic!("{action:?}") };
     scene.report(round, 0, None);
-    scene.chaos.handle(Fact::Held(victim));
+    scene.chaos.handle(scene.now, Fact::Held(victim));
     assert_eq!(scene.poll(), None, "the others have not called");
     scene.enter(round + 1, Some(victim));
     assert_eq!(scene.poll(), None);
@@ -121,10 +127,10 @@ fn a_freeze_counts_when_the_victim_has_learned_of_it_and_is_back() {
     scene.report(round, 1, None);
     assert_eq!(scene.poll(), Some(Action::Thaw(victim)));
     assert_eq!(scene.poll(), None);
-    scene.chaos.handle(Fact::Expelled(victim));
+    scene.chaos.handle(scene.now, Fact::Expelled(victim));
     assert_eq!(scene.poll(), None, "it is not back yet");
     scene.gain(victim, round + 3);
-    assert_eq!(scene.poll(), Some(Action::Judged(Kind::Freeze, round, true)));
+    assert_eq!(scene.poll(), Some(judged(Kind::Freeze, round, true)));
 }
 
 #[test]
@@ -135,10 +141,10 @@ fn a_thawed_worker_that_goes_on_was_not_hit() {
     scene.lose(victim);
     scene.report(round, 0, None);
     assert_eq!(scene.poll(), Some(Action::Thaw(victim)));
-    scene.chaos.handle(Fact::Reported { worker: victim, round, recoveries: 0 });
+    scene.chaos.handle(scene.now, Fact::Reduced { worker: victim, round, recoveries: 0 });
     assert_eq!(scene.poll(), None);
-    scene.chaos.handle(Fact::Entered(victim, round + 1));
-    assert_eq!(scene.poll(), Some(Action::Judged(Kind::Freeze, round, false)));
+    scene.chaos.handle(scene.now, Fact::Entered(victim, round + 1));
+    assert_eq!(scene.poll(), Some(judged(Kind::Freeze, round, false)));
 }
 
 #[test]
@@ -150,7 +156,7 @@ fn an_extra_worker_counts_when_it_is_in() {
     scene.report(round, 0, None);
     assert_eq!(scene.poll(), None);
     scene.gain(4, round);
-    assert_eq!(scene.poll(), Some(Action::Judged(Kind::Join, round, true)));
+    assert_eq!(scene.poll(), Some(judged(Kind::Join, round, true)));
     assert!(scene.chaos.is_over());
 }
 
@@ -166,7 +172,7 @@ fn strikes_are_spread_over_the_rounds() {
         scene.chaos.started(newcomer);
         scene.report(round, 0, None);
         scene.gain(newcomer, round);
-        assert!(matches!(scene.poll(), Some(Action::Judged(_, _, true))));
+        assert!(matches!(scene.poll(), Some(Action::Judged(Judgement { hit: true, .. }))));
         struck.push(round);
         from = round + 1;
     }
