@@ -80,6 +80,17 @@ pub struct Vote {
     pub kind: VoteKind,
     /// Counts the peer's votes, so that one that has ended is not counted again.
     pub number: u32,
+    /// The newest epoch that newcomers came into, as the voter knows it: before it there were other votes.
+    pub since: Epoch,
+    /// Votes of the members since then, this one included (synchronizations aside): the same number on all of them.
+    pub ordinal: u32,
+}
+
+impl Vote {
+    /// Whether it is the same vote, whoever's voice it is.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.kind, self.since, self.ordinal) == (other.kind, other.since, other.ordinal)
+    }
 }
 
 /// How a vote ended.
@@ -125,6 +136,8 @@ pub enum ToMaster {
         report: Report,
         /// The vote that its caller waits in.
         vote: Option<Vote>,
+        /// The last one that has ended: others may not have heard how.
+        ended: Option<(Vote, VoteOutcome)>,
     },
     /// The answer to `Prepare`.
     Report {
@@ -371,6 +384,8 @@ impl fmt::Display for Refusal {
 pub struct View {
     /// The epoch.
     pub epoch: Epoch,
+    /// The newest epoch that newcomers came into.
+    pub joined: Epoch,
     /// Its members, by rank.
     pub members: Vec<Member>,
     /// What everybody computes costs with.

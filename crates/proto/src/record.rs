@@ -212,6 +212,8 @@ impl Default for LinkModel {
 pub struct GroupRecord {
     /// The newest epoch.
     pub epoch: Epoch,
+    /// The newest epoch that newcomers came into.
+    pub joined: Epoch,
     /// Its members by age; a member's position is its rank.
     pub members: Vec<MemberRecord>,
     /// Changes that some member has not acknowledged, oldest first, without gaps, the last one leading to `epoch`.

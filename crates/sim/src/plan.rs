@@ -91,7 +91,8 @@ impl Plan {
             links: Links {
                 delay_us,
                 jitter_us: delay_us * pick(r, &[0, 1, 4]) / 2,
-                capacity: pick(r, &[64, 700, 5_000, 1 << 17]),
+                // Narrow and long at once would take days.
+                capacity: pick(r, &[64, 700, 5_000, 1 << 17]).max(delay_us as usize / 4),
                 fragment: pick(r, &[1 << 17, 1 << 17, 1 << 12, 100, 23]),
                 lost: pick(r, &[0, 0, 20, 200]),
                 doubled: pick(r, &[0, 50]),

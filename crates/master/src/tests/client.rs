@@ -89,7 +89,7 @@ impl Client {
     /// Attaches as a member that stands at the beginning of `epoch`.
     pub(crate) fn attach(&mut self, session: Session, term: Term, epoch: Epoch) -> MasterMessage {
         let report = Report { epoch, ..Report::default() };
-        self.send(&ToMaster::Attach { group: PeerGroup(0), session, term, report, vote: None });
+        self.send(&ToMaster::Attach { group: PeerGroup(0), session, term, report, vote: None, ended: None });
         self.receive().unwrap()
     }
 }

@@ -88,6 +88,8 @@ fn half_handshakes_and_drips_make_room_for_others() {
             let hello = frame(&ToMaster::Vote(pccl_proto::message::Vote {
                 kind: pccl_proto::message::VoteKind::UpdateTopology,
                 number: n,
+                since: Epoch(0),
+                ordinal: n,
             }));
             stream.write_all(&hello[..n as usize % hello.len()]).unwrap();
             stream

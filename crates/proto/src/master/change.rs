@@ -131,6 +131,7 @@ impl Master {
                 members.push(MemberRecord { member: s.member.clone(), key: s.key, joined: epoch });
             }
         }
+        let joined = if members.iter().any(|m| m.joined == epoch) { epoch } else { old.joined };
         members.sort_by_key(|m| m.member.session);
         let removed: Vec<_> =
             self.groups.get(&group).map(|g| g.removals.clone().into_iter().collect()).unwrap_or_default();
@@ -140,7 +141,7 @@ impl Master {
         self.drop_acknowledged(&mut changes, stayers);
         let links = LinkModel { peers_per_host: fullest_host(&members), ..self.link_model(group, old.links) };
         let agreed = self.agreed_after(group, stayers, &old);
-        GroupRecord { epoch, members, changes, retries, links, ..old }.having_agreed(agreed)
+        GroupRecord { epoch, joined, members, changes, retries, links, ..old }.having_agreed(agreed)
     }
 
     /// What the members have measured: the slowest link counts.
@@ -376,6 +377,7 @@ impl Master {
         let sizes = self.record.groups.values().map(|g| g.members.len() as u32);
         View {
             epoch: stored.epoch,
+            joined: stored.joined,
             members: stored.members.iter().map(|m| m.member.clone()).collect(),
             links: stored.links,
             global_world: sizes.clone().sum(),

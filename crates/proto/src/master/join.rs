@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Master;
 use super::change::Activity;
 use crate::ids::{PeerGroup, SessionId, Tag, Time};
-use crate::message::{MasterMessage, Vote, VoteKind, VoteOutcome};
+use crate::message::{MasterMessage, Session, Vote, VoteKind, VoteOutcome};
 use crate::record::Member;
 
 impl Master {
@@ -21,11 +21,46 @@ impl Master {
         if self.is_counted(group, session, vote) {
             return;
         }
+        if vote.kind != VoteKind::Synchronize {
+            if vote.since != self.stored(group).joined {
+                // Newcomers have come since: it ended with that.
+                return;
+            }
+            let decided = self.groups.get(&group).and_then(|g| g.decided.clone());
+            if let Some((_, outcome)) = decided.filter(|(v, _)| v.is_same(&vote)) {
+                return self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome });
+            }
+        }
         if let Some(state) = self.sessions.get_mut(&session) {
             state.vote = Some(vote);
         }
         self.go_on(now, group);
         self.end_deadlock(now, group);
+    }
+
+    /// A member has heard how a vote ended, from whatever master: the others hear the same.
+    pub(super) fn vote_has_ended(
+        &mut self,
+        group: PeerGroup,
+        session: Session,
+        ended: Option<(Vote, VoteOutcome)>,
+    ) {
+        let proven = self.sessions.get(&session.id).is_some_and(|s| s.key == session.key && s.group == group);
+        let joined = self.stored(group).joined;
+        let Some((vote, outcome)) = ended.filter(|(v, _)| proven && v.since == joined) else { return };
+        let Some(state) = self.groups.get_mut(&group) else { return };
+        let newer = state.decided.as_ref().is_none_or(|(v, _)| v.since != joined || v.ordinal < vote.ordinal);
+        if !newer {
+            return;
+        }
+        state.decided = Some((vote, outcome.clone()));
+        for member in self.stayers(group) {
+            let Some(s) = self.sessions.get_mut(&member) else { continue };
+            if let Some(mine) = s.vote.take_if(|v| v.is_same(&vote)) {
+                s.vote_result = Some((mine.number, outcome.clone()));
+                self.tell(member, MasterMessage::VoteEnded { number: mine.number, outcome: outcome.clone() });
+            }
+        }
     }
 
     /// Acts on the members' votes once all have voted.
@@ -52,6 +87,7 @@ impl Master {
     }
 
     fn end_votes(&mut self, group: PeerGroup, which: impl Fn(VoteKind) -> bool, outcome: &VoteOutcome) {
+        let mut ended = None;
         for session in self.stayers(group) {
             let Some(state) = self.sessions.get_mut(&session) else {
                 continue;
@@ -61,7 +97,11 @@ impl Master {
             };
             state.vote = None;
             state.vote_result = Some((vote.number, outcome.clone()));
+            ended = Some(vote);
             self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome: outcome.clone() });
+        }
+        if let (Some(vote), Some(state)) = (ended.filter(|v| v.kind != VoteKind::Synchronize), self.groups.get_mut(&group)) {
+            state.decided = Some((vote, outcome.clone()));
         }
     }
 

@@ -110,6 +110,8 @@ struct Group {
     /// Everybody has heard the verdicts up to this one.
     closed: u64,
     activity: Activity,
+    /// How the last vote ended that any member has heard of.
+    decided: Option<(Vote, VoteOutcome)>,
     /// Members that shall not be in the next epoch.
     removals: BTreeMap<SessionId, Removal>,
     /// Attempts whose callers called different ops.

@@ -30,7 +30,8 @@ impl Master {
             (ToMaster::Hello { group, addr, site, ended, expects }, None) => {
                 self.register(now, conn, (group, addr, site), ended, &expects);
             }
-            (ToMaster::Attach { group, session, term, report, vote }, None) => {
+            (ToMaster::Attach { group, session, term, report, vote, ended }, None) => {
+                self.vote_has_ended(group, session, ended);
                 self.attach(now, conn, group, (session, term, &report, vote));
             }
             (message, Some(session)) => self.handle_member(now, conn, session, message),

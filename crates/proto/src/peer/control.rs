@@ -140,6 +140,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 report: self.report(),
                 // An offer and its vote follow once we are attached.
                 vote: self.vote.filter(|v| v.kind != VoteKind::Synchronize),
+                ended: self.last_vote.clone(),
             },
             (None, _) => ToMaster::Hello {
                 group: self.config.group,
@@ -404,8 +405,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if self.sync_vote_ended(number, &outcome) {
             return;
         }
-        if self.vote.is_some_and(|v| v.number == number) {
+        if let Some(vote) = self.vote.filter(|v| v.number == number) {
             self.vote = None;
+            self.last_vote = Some((vote, outcome.clone()));
             self.vote_ended = Some(outcome);
         }
     }

@@ -137,6 +137,9 @@ pub struct Peer<M, K> {
     heard_to: u64,
     vote: Option<Vote>,
     next_vote: u32,
+    /// Votes since the newest epoch that newcomers came into.
+    votes: (Epoch, u32),
+    last_vote: Option<(Vote, VoteOutcome)>,
     vote_ended: Option<VoteOutcome>,
     sync: Option<Sync>,
     synchronized: Option<SyncEnd>,
@@ -182,6 +185,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             heard_to: 0,
             vote: None,
             next_vote: 0,
+            votes: (Epoch::default(), 0),
+            last_vote: None,
             vote_ended: None,
             sync: None,
             synchronized: None,
@@ -247,7 +252,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// Joins a vote. Its outcome comes from [`Peer::poll_vote`].
     pub fn vote(&mut self, kind: VoteKind) {
         self.next_vote += 1;
-        let vote = Vote { kind, number: self.next_vote };
+        let since = self.view.as_ref().map_or(Epoch::default(), |v| v.joined);
+        if self.votes.0 != since {
+            self.votes = (since, 0);
+        }
+        self.votes.1 += 1;
+        let vote = Vote { kind, number: self.next_vote, since, ordinal: self.votes.1 };
         self.vote = Some(vote);
         self.vote_ended = None;
         self.tell_master_if_attached(&crate::message::ToMaster::Vote(vote));

@@ -199,7 +199,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.next_vote += 1;
         sync.number = self.next_vote;
         sync.stage = Stage::Voted;
-        self.vote = Some(Vote { kind: VoteKind::Synchronize, number: self.next_vote });
+        self.vote = Some(synchronize(self.next_vote));
     }
 
     /// Tells the master the offer and the vote, if they stand.
@@ -208,7 +208,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let number = sync.number;
         let offer = ToMaster::Offer { number, offer: sync.offer.clone() };
         self.tell_master(&offer);
-        self.tell_master(&ToMaster::Vote(Vote { kind: VoteKind::Synchronize, number }));
+        self.tell_master(&ToMaster::Vote(synchronize(number)));
     }
 
     /// A connection to a master begins: what an earlier one knew must be confirmed.
@@ -522,4 +522,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.tell_master_if_attached(&done);
         }
     }
+}
+
+/// The vote with which an offer goes; a synchronization has its own ways to end twice alike.
+fn synchronize(number: u32) -> Vote {
+    Vote { kind: VoteKind::Synchronize, number, since: Epoch::default(), ordinal: 0 }
 }
