@@ -402,8 +402,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     fn serve(&mut self, now: Time, conn: Option<ConnId>, from: SessionId, sync: u64, blocks: &[u32]) {
         let me = self.session_id();
         let Some(state) = &mut self.sync else { return };
-        let mut fits = true;
+        let mut fits = blocks.len() <= MAX_ASKED;
         match &state.stage {
+            _ if !fits => {}
             Stage::Elected { id, election, .. } if *id == sync => {
                 let queue = state.serving.entry(from).or_default();
                 for block in blocks {
@@ -419,8 +420,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
             Stage::Elected { id, .. } if *id > sync => {}
             _ => {
-                let waiting: usize = state.early.iter().filter(|e| e.0 == from).map(|e| e.2.len()).sum();
-                fits = waiting + blocks.len() <= MAX_ASKED;
+                let waiting: usize = state.early.iter().filter(|e| e.0 == from).map(|e| 1 + e.2.len()).sum();
+                fits = waiting + blocks.len() < MAX_ASKED;
                 if fits {
                     state.early.push((from, sync, blocks.to_vec()));
                 }
