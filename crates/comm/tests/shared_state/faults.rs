@@ -54,26 +54,48 @@ fn follower() {
     }
 }
 
+/// Not a test by itself: a child process with other content, that is cut off while it receives.
+#[test]
+fn cut_off() {
+    let Ok(master) = std::env::var("PCCL_TEST_CUT_OFF_FROM") else { return };
+    let comm = connect(master.parse().unwrap());
+    grow(&comm, std::env::var("PCCL_TEST_WORLD").unwrap().parse().unwrap());
+    let mut w = content(2);
+    let e = sync(&comm, &mut w, 1).unwrap_err();
+    assert!(w == content(2), "the tensor is as it was");
+    assert_eq!(e.class(), Class::Reconfigure);
+    assert!(e.to_string().contains("expelled"), "{e}");
+    // As a new peer it gets what the others have by now.
+    comm.reconnect().unwrap();
+    assert_eq!(sync(&comm, &mut w, 1).unwrap().revision, 2);
+    assert!(w == content(1));
+}
+
 struct Process(Child);
 
 impl Process {
+    /// A holder.
     fn start(master: &TestMaster, world: u32) -> Self {
+        Self::run("faults::child", "PCCL_TEST_CHILD_OF", master, world)
+    }
+
+    fn follow(master: &TestMaster) -> Self {
+        Self::run("faults::follower", "PCCL_TEST_FOLLOWER_OF", master, 0)
+    }
+
+    fn run(body: &str, variable: &str, master: &TestMaster, world: u32) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "faults::child", "--nocapture"])
-            .env("PCCL_TEST_CHILD_OF", master.addr.to_string())
+            .args(["--exact", body, "--nocapture"])
+            .env(variable, master.addr.to_string())
             .env("PCCL_TEST_WORLD", world.to_string())
             .stdout(Stdio::null())
             .spawn();
         Self(child.unwrap())
     }
 
-    fn follow(master: &TestMaster) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "faults::follower", "--nocapture"])
-            .env("PCCL_TEST_FOLLOWER_OF", master.addr.to_string())
-            .stdout(Stdio::null())
-            .spawn();
-        Self(child.unwrap())
+    fn thaw(&self) {
+        let status = Command::new("kill").args(["-CONT", &self.0.id().to_string()]).status().unwrap();
+        assert!(status.success());
     }
 
     fn freeze(&self) {
@@ -245,4 +267,29 @@ fn newcomers_come_and_are_killed_at_any_moment() {
         eprintln!("{revisions} revisions, {joins} joins, {recoveries} recoveries");
         assert!(joins >= 8);
     });
+}
+
+#[test]
+fn a_receiver_that_is_frozen_is_left_behind_with_its_tensors_as_they_were() {
+    let master = TestMaster::start();
+    let mut peers = members(&master, 2);
+    let mut frozen = Process::run("faults::cut_off", "PCCL_TEST_CUT_OFF_FROM", &master, 3);
+    master.wait_until("the child", |s| registered(s) == 3);
+    together(&peers, |_, comm| grow(comm, 3));
+    let last = peers.pop().unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| sync(&peers[0], &mut content(1), 1).unwrap());
+        master.wait_until("two votes", |s| voters(s) == 2);
+        frozen.freeze();
+        // It receives at most what fits into the sockets.
+        let second = sync(&last, &mut content(1), 1).unwrap();
+        assert_eq!((second.revision, first.join().unwrap().revision), (1, 1));
+    });
+    peers.push(last);
+    assert_eq!(peers[0].membership().world_size, 2);
+    frozen.thaw();
+    master.wait_until("the child again", |s| registered(s) == 3);
+    let infos = together(&peers, |_, comm| sync(comm, &mut content(1), 2).unwrap());
+    assert!(infos.iter().all(|i| i.joined));
+    assert!(frozen.0.wait().unwrap().success());
 }
