@@ -151,7 +151,9 @@ impl World {
         }
         let mut f = called.fingerprint;
         if f.collective == Collective::Broadcast {
+            // Whoever has the rank when the call begins; from then on its session counts.
             let root = members.iter().position(|s| *s == called.root);
+            let root = root.or((called.fingerprint.root == 0).then_some(0));
             f.root = root.ok_or("success without the root")? as u32;
         }
         let mut output = Self::output_of(memory);

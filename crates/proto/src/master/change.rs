@@ -192,7 +192,8 @@ impl Master {
             let calls: Vec<(SessionId, Fingerprint)> = calls(reports, tag, n);
             let differ = calls.iter().any(|(_, f)| *f != calls[0].1);
             let promised = |s: &SessionId| attempt.is_some_and(|a| a.promised.contains(s));
-            let all_promised = !differ && stayers.iter().all(promised);
+            let doubted = differ || state.mismatched.contains(&(tag, n));
+            let all_promised = !doubted && stayers.iter().all(promised);
             let verdict = if said || all_promised {
                 Verdict::Committed
             } else if differ {
@@ -307,6 +308,14 @@ impl Master {
         let removed: Vec<(SessionId, Removal)> = change.iter().flat_map(|c| c.removed.clone()).collect();
         for (session, _) in &removed {
             state.removals.remove(session);
+        }
+        // Newcomers that have gone while the record that lets them in was on its way: they are out with the next epoch.
+        for m in &record.members {
+            let session = m.member.session;
+            if !self.sessions.contains_key(&session) {
+                let why = self.ended.get(&session).map_or(Removal::Forgotten, |(why, _)| why.clone());
+                state.removals.insert(session, why);
+            }
         }
         let epoch = record.epoch;
         self.record.groups.insert(group, *record);

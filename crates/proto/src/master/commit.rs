@@ -85,6 +85,9 @@ impl Master {
         if self.authority != Authority::Active || is_over(&state.activity) {
             return;
         }
+        if state.mismatched.contains(&(name.tag, name.n)) {
+            return;
+        }
         let Some(stored) = self.record.groups.get(&group) else {
             return;
         };
