@@ -10,6 +10,7 @@ mod bench;
 mod error;
 mod exit;
 mod master;
+mod output;
 mod processes;
 mod settings;
 mod size;

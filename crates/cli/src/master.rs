@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
+use crate::output;
 use crate::processes::{self, Crew, Happening, Id};
 use crate::settings::{self, ConfigArgs};
 
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
         processes::say(&MasterEvent::Listening { addr: server.addr() });
         processes::follow(|_: NoOrder| {});
     } else {
-        println!("listening on {}, TCP and UDP", server.addr());
+        output::print(&[format!("listening on {}, TCP and UDP", server.addr())]);
     }
     match server.wait() {
         Ok(()) => Ok(Exit::Success),

@@ -10,6 +10,7 @@ use pccl_proto::message::{GroupStatus, Status};
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
+use crate::output;
 use crate::table::Table;
 
 /// Where a master listens unless told otherwise.
@@ -42,11 +43,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
     if args.json {
         let text =
             serde_json::to_string(&status).map_err(|error| CliError::new(Exit::System, error.to_string()))?;
-        println!("{text}");
+        output::print(&[text]);
     } else {
-        for line in lines(&status) {
-            println!("{line}");
-        }
+        output::print(&lines(&status));
     }
     Ok(Exit::Success)
 }

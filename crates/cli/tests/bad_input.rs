@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
@@ -56,9 +56,9 @@ fn a_master_that_is_not_there() {
     drop(listener);
     refused(&run(&["status", "--master", &addr]), CONNECT, &["failed to ask the master", &addr]);
     refused(
-        &run(&["worker", "--master", &addr, "--connect-timeout", "2"]),
+        &run(&["worker", "--bytes", "4KiB", "--master", &addr, "--connect-timeout", "2"]),
         CONNECT,
-        &["failed to reach a master", &addr, "pccl master"],
+        &["failed to reach a master", &addr, "connection refused", "pccl master"],
     );
 }
 
@@ -73,10 +73,31 @@ fn something_else_where_the_master_should_be() {
     });
     refused(&run(&["status", "--master", &addr]), CONNECT, &["failed to ask the master", &addr]);
     refused(
-        &run(&["worker", "--master", &addr, "--connect-timeout", "2"]),
+        &run(&["worker", "--bytes", "4KiB", "--master", &addr, "--connect-timeout", "2"]),
         CONNECT,
-        &["failed to reach a master", &addr],
+        &["failed to reach a master", &addr, "another program"],
     );
+}
+
+/// It sends back what every frame begins with, but for the version in the fourth byte.
+#[test]
+fn a_master_of_another_version() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut prefix) = (stream.unwrap(), [0; 8]);
+            if stream.read_exact(&mut prefix).is_ok() {
+                prefix[3] += 1;
+                let _ = stream.write_all(&prefix);
+                // Until the other side closes: a reset could overtake the answer.
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    });
+    refused(&run(&["status", "--master", &addr]), CONNECT, &["failed to ask the master", &addr, "version"]);
+    let worker = run(&["worker", "--master", &addr, "--bytes", "4KiB", "--connect-timeout", "2"]);
+    refused(&worker, CONNECT, &["failed to reach a master", &addr, "version"]);
 }
 
 #[test]

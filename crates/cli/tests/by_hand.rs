@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Running, pccl, run, succeeded, text, until};
+use common::{Running, pccl, run, signal, succeeded, text, until};
 use serde_json::Value;
 
 /// A master on a free port, with its address.
@@ -40,6 +40,19 @@ fn workers_started_by_hand_average_and_leave() {
     let events = two.rest();
     assert!(events.contains(r#""event":"round","round":3"#), "{events}");
     assert!(one.child.wait().unwrap().success() && two.child.wait().unwrap().success());
+}
+
+#[test]
+fn ctrl_c_lets_a_worker_leave_and_the_others_go_on() {
+    let (_master, addr) = master();
+    let mut one = Running::start(worker(&addr, &["--workers", "2"]));
+    let mut two = Running::start(worker(&addr, &["--workers", "2"]));
+    one.line_with("world  2");
+    two.line_with("world  2");
+    signal(one.pid(), "INT");
+    assert!(one.rest().contains("left after round"));
+    assert!(one.child.wait().expect("its end").success());
+    two.line_with("world  1");
 }
 
 #[test]

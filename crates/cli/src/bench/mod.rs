@@ -16,6 +16,7 @@ use self::row::{Cell, Row, Sample};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::master;
+use crate::output;
 use crate::processes::{Crew, Happening, Id};
 use crate::size::{ByteSize, ByteSizes};
 
@@ -93,9 +94,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
     }
     if !args.json {
         clear_progress();
-        for line in row::table(&rows) {
-            println!("{line}");
-        }
+        output::print(&row::table(&rows));
     }
     let wrong: u64 = rows.iter().map(|row| row.wrong).sum();
     if wrong > 0 {

@@ -1,12 +1,11 @@
 //! The displays of `pccl up`: lines for a person, objects for a program.
 
-use std::io::{self, Write};
-
 use serde::Serialize;
 
 use super::chaos::{Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::RoundSummary;
+use crate::output;
 use crate::size::ByteSize;
 use crate::table::{Table, seconds};
 use crate::worker::recoveries;
@@ -35,25 +34,14 @@ impl Display for Terminal {
             Event::Ended { outcome, rounds } => ending(outcome, rounds),
             event => vec![line(event)],
         };
-        print_lines(&lines);
+        output::print(&lines);
     }
 }
 
 fn print_json(object: &impl Serialize) {
     if let Ok(text) = serde_json::to_string(object) {
-        print_lines(&[text]);
+        output::print(&[text]);
     }
-}
-
-/// A reader that has gone away does not stop the fleet: its children still have to be ended in order.
-fn print_lines(lines: &[String]) {
-    let mut out = io::stdout().lock();
-    for line in lines {
-        if writeln!(out, "{line}").is_err() {
-            return;
-        }
-    }
-    let _ = out.flush();
 }
 
 fn name(kind: Kind) -> &'static str {

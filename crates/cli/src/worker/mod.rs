@@ -9,11 +9,14 @@ mod rounds;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use pccl::{Options, Ports};
 use pccl_proto::config::{Config, HostPort};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 pub(crate) use model::Source;
 pub(crate) use pace::Order;
@@ -153,12 +156,30 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     if args.supervised {
         let pace = pace.clone();
         processes::follow(move |order: Order| pace.obey(order));
+    } else {
+        leave_on_signals(&pace)?;
     }
     let options = options(args, &config)?;
     let model = args.model.source().model()?;
     let audience = if args.supervised || args.json { Audience::Program } else { Audience::Person };
     Worker::connect(&options, model, args.workers, pace, audience)?.run()?;
     Ok(Exit::Success)
+}
+
+/// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second one ends it at once.
+fn leave_on_signals(pace: &Pace) -> Result<(), CliError> {
+    let pace = pace.clone();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| CliError::system("watch for signals", &error))?;
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if !pace.ask_to_leave() {
+                std::process::exit(Exit::Interrupted.code().into());
+            }
+            eprintln!("leaving after this round; once more to end at once");
+        }
+    });
+    Ok(())
 }
 
 fn options(args: &WorkerArgs, config: &Config) -> Result<Options, CliError> {

@@ -27,6 +27,9 @@ struct State {
     /// Stays after the last round that was granted: there may be more.
     lingers: bool,
     hold: bool,
+    /// It is among its peers, and looks here before every turn.
+    runs: bool,
+    leaves: bool,
 }
 
 /// Shared by the worker and the thread that hears its orders.
@@ -36,7 +39,7 @@ pub(crate) struct Pace(Arc<(Mutex<State>, Condvar)>);
 impl Pace {
     /// To go to round `rounds`, and then leave, unless it `lingers`.
     pub(crate) fn new(rounds: u64, lingers: bool) -> Self {
-        let state = State { granted: rounds, lingers, hold: false };
+        let state = State { granted: rounds, lingers, hold: false, runs: false, leaves: false };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
@@ -50,6 +53,22 @@ impl Pace {
             Order::Release => state.hold = false,
         }
         self.0.1.notify_all();
+    }
+
+    /// Asks the worker to leave before its next turn. False if it cannot hear that now, or has been asked before.
+    pub(crate) fn ask_to_leave(&self) -> bool {
+        let mut state = self.lock();
+        state.runs && !std::mem::replace(&mut state.leaves, true)
+    }
+
+    /// From here on the worker looks whether it is to leave.
+    pub(crate) fn begin(&self) {
+        self.lock().runs = true;
+    }
+
+    /// Whether it is to leave.
+    pub(crate) fn leaves(&self) -> bool {
+        self.lock().leaves
     }
 
     /// The last round granted.
@@ -90,6 +109,15 @@ mod tests {
         assert_eq!((pace.granted(), pace.lingers()), (5, true));
         pace.obey(Order::Finish);
         assert!(!pace.lingers());
+    }
+
+    #[test]
+    fn a_worker_can_be_asked_to_leave_once_it_runs() {
+        let pace = Pace::new(1, false);
+        assert!(!pace.ask_to_leave() && !pace.leaves());
+        pace.begin();
+        assert!(pace.ask_to_leave() && pace.leaves());
+        assert!(!pace.ask_to_leave(), "the second time is for the impatient");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::output;
 use crate::processes;
 use crate::table::seconds;
 
@@ -99,7 +100,7 @@ impl Audience {
             Self::Program => processes::say(event),
             Self::Person => {
                 if let Some(line) = line(event) {
-                    println!("{line}");
+                    output::print(&[line]);
                 }
             }
         }

@@ -107,6 +107,7 @@ impl Worker {
 
     /// Goes on until all rounds are done.
     pub(crate) fn run(mut self) -> Result<(), CliError> {
+        self.pace.begin();
         loop {
             match self.turn() {
                 Ok(Turn::Next) => {}
@@ -146,6 +147,9 @@ impl Worker {
     /// The calls of a turn are the same, in the same order, on all members; newcomers begin after the join point.
     fn turn(&mut self) -> Result<Turn, Trouble> {
         if !std::mem::replace(&mut self.is_new, false) {
+            if self.pace.leaves() {
+                return Ok(Turn::Done);
+            }
             self.comm.update_topology()?;
         }
         let agreed = agree::agree(&self.comm, &self.voice())?;
