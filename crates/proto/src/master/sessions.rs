@@ -63,7 +63,9 @@ impl Master {
             ToMaster::Vote(vote) => self.voted(now, session, vote),
             ToMaster::Offer { number, offer } => self.offered(session, number, offer),
             ToMaster::Synchronized { sync } => self.synchronized(session, sync),
-            ToMaster::BadBlock { sync, holder, tensor } => self.bad_block(now, session, sync, holder, &tensor),
+            ToMaster::BadBlock { sync, holder, tensor } => {
+                self.bad_block(now, session, sync, holder, &tensor);
+            }
             ToMaster::Linked { join, up: _, down } => self.linked(now, session, join, down),
             ToMaster::Suspect { peer } => self.probe(peer),
             ToMaster::BrokenLink { peer } => self.link_is_broken(now, group, session, peer),

@@ -1,13 +1,15 @@
 //! A peer: member of a group, as a pure state machine.
 //!
 //! * `control`: the connection to the master, registration, attachment, heartbeats
-//! * `links`, `stream`: connections to the other members, their handshake, resumption and credit
+//! * `links`, `stream`: connections to the other members, their handshake and resumption
+//! * `credit`: what may be sent for attempts that the receiver has not started
 //! * `ops`: life of an op from call to verdict
 //! * `shared`: shared state
 //! * `epoch`: what an epoch change does to ops and links
 //! * `settle`: what happens when no master can be found
 
 mod control;
+mod credit;
 mod epoch;
 mod error;
 mod links;
@@ -21,8 +23,8 @@ use std::net::SocketAddr;
 
 pub use error::{EndReason, OpError, PeerEvent};
 pub use ops::{MAX_OPS_IN_FLIGHT, StartError};
-pub use watch::Progress;
 pub use shared::{SyncEnd, SyncFailure, SyncStartError, Synchronized};
+pub use watch::Progress;
 
 use self::control::Control;
 use self::links::Links;

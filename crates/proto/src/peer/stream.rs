@@ -20,9 +20,17 @@ const CONFIRM_EVERY: u64 = 32;
 
 /// Where a frame's payload goes.
 pub(super) enum Place {
-    Output { at: Expected, start: usize },
-    Slot { at: Expected, data: Vec<u8> },
-    Held { data: Vec<u8> },
+    Output {
+        at: Expected,
+        start: usize,
+    },
+    Slot {
+        at: Expected,
+        data: Vec<u8>,
+    },
+    Held {
+        data: Vec<u8>,
+    },
     /// Shared state that was asked for.
     State(Piece),
     Nowhere,
@@ -430,7 +438,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// The header of a frame of shared state is there. False if it waits for payload bytes.
-    fn state_begins(&mut self, now: Time, conn: ConnId, from: (SessionId, u16), state_header: StateHeader) -> bool {
+    fn state_begins(
+        &mut self,
+        now: Time,
+        conn: ConnId,
+        from: (SessionId, u16),
+        state_header: StateHeader,
+    ) -> bool {
         let (peer, stripe) = from;
         let place = self.place_of_state(peer, state_header);
         let header = DataHeader { len: state_header.len, ..DataHeader::default() };
