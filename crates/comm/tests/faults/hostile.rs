@@ -85,6 +85,7 @@ fn hostile_connections_change_nothing() {
     for thread in siege {
         thread.join().unwrap();
     }
+    assert!(fleet.peers.iter().all(|p| p.threads() <= 4), "strangers are no reason for threads");
     for (peer, (_, fds)) in fleet.peers.iter().zip(&before) {
         until("strangers to be shown the door", || peer.fds() <= fds + 8);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pccl_proto::ids::Seeded;
 
-use crate::fleet::{Fleet, Setup, agree};
+use crate::fleet::{Fleet, Setup, agree, churn};
 
 /// The survivors took part, and nobody else but perhaps the lost one.
 fn took_part(mask: u64, survivors: &[u32], lost: u32) {
@@ -141,4 +141,13 @@ fn many_reductions_are_all_done_although_one_of_four_is_killed() {
     assert!(masks.iter().all(|m| *m == 0b1111 || *m == 0b111), "{masks:?}");
     assert_eq!(masks.last(), Some(&0b111));
     assert!(reply.number("recoveries") >= 1, "{reply:?}");
+}
+
+#[test]
+fn peers_come_and_go_and_the_others_go_on() {
+    let churn = churn::run(Setup::default(), Duration::from_secs(5), 100..300, 10);
+    eprintln!("{churn}");
+    assert!(churn.kills > 0 && churn.starts > 0 && churn.results > 0, "{churn}");
+    let (_, peer) = churn.held[churn.held.len() - 1];
+    assert!(peer.threads <= 4 && peer.files < 200, "{churn}");
 }

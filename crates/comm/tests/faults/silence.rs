@@ -57,10 +57,7 @@ fn a_frozen_peer_is_left_behind_and_learns_it_when_it_thaws() {
     let mut frozen = fleet.take(3);
     let reply = fleet.agree();
     assert_eq!((reply.number("mask"), reply.number("recoveries")), (0b111, 1), "{reply:?}");
-    assert!(
-        Duration::from_micros(reply.number("us")) > TIMEOUT - Duration::from_secs(1),
-        "too early: {reply:?}"
-    );
+    assert!(Duration::from_micros(reply.number("us")) > Duration::from_secs(4), "too early: {reply:?}");
     frozen.thaw();
     was_expelled(frozen.reply());
     comes_back(&mut fleet, frozen);

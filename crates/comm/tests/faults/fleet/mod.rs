@@ -1,5 +1,6 @@
 //! A fleet of real processes to break: a master and peers, driven line by line, each killed when it is dropped.
 
+pub(crate) mod churn;
 pub(crate) mod master;
 pub(crate) mod namespace;
 pub(crate) mod pattern;
@@ -64,6 +65,7 @@ pub(crate) struct Fleet {
     setup: Setup,
     dir: TempDir,
     spawned: u32,
+    next_id: u32,
 }
 
 impl Fleet {
@@ -73,7 +75,7 @@ impl Fleet {
         let ip = namespace.as_ref().map_or_else(own_ip, |n| n.ip(0));
         let first = SocketAddr::new(ip.into(), 0);
         let (master, addr) = Self::spawn_master(&setup, &dir, namespace.as_ref(), first);
-        Self { peers: Vec::new(), master, addr, namespace, setup, dir, spawned: 0 }
+        Self { peers: Vec::new(), master, addr, namespace, setup, dir, spawned: 0, next_id: 0 }
     }
 
     /// With so many members.
@@ -118,12 +120,17 @@ impl Fleet {
     }
 
     fn spawn_at(&mut self, ip: Ipv4Addr, more: &str) -> &mut Process {
-        let id = self.spawned % pattern::IDS;
+        while self.peers.len() < pattern::IDS as usize && self.peers.iter().any(|p| p.id == self.next_id) {
+            self.next_id = (self.next_id + 1) % pattern::IDS;
+        }
+        let id = self.next_id;
+        self.next_id = (id + 1) % pattern::IDS;
         self.spawned += 1;
         let n = self.spawned;
         let name = format!("peer{n}");
         let inside = self.namespace.as_ref().map(|net| (net, n));
         let mut peer = Process::spawn(&name, "peer", self.dir.path(), inside);
+        peer.id = id;
         peer.addr = Some(SocketAddr::new(ip.into(), PEER_PORT));
         peer.send(&format!("connect master={} id={id} bind={ip} port={PEER_PORT} {more}", self.addr));
         self.peers.push(peer);

@@ -29,9 +29,14 @@ pub(crate) fn who(result: &[f32], world: u32, round: u64) -> Result<u32, String>
     if mask.count_ones() != world {
         return Err(format!("the first element is {:?} in a world of {world}", result.first()));
     }
-    let wrong = |(j, x): &(usize, &f32)| x.to_bits() != (mask as f32 * weight(*j, round)).to_bits();
+    is_total(result, mask, round)
+}
+
+/// The total of the ids' bits, if every element of the sum is right.
+pub(crate) fn is_total(result: &[f32], total: u32, round: u64) -> Result<u32, String> {
+    let wrong = |(j, x): &(usize, &f32)| x.to_bits() != (total as f32 * weight(*j, round)).to_bits();
     match result.iter().enumerate().find(wrong) {
-        None => Ok(mask),
-        Some((j, x)) => Err(format!("element {j} is {x}, not {} · {}", mask, weight(j, round))),
+        None => Ok(total),
+        Some((j, x)) => Err(format!("element {j} is {x}, not {total} · {}", weight(j, round))),
     }
 }

@@ -118,6 +118,7 @@ impl Peer {
             let port = port.parse().unwrap();
             options = options.ports(Ports::Range(port..=port));
         }
+        println!(": connecting {}", now_us());
         match Communicator::connect(&options) {
             Ok(comm) => {
                 self.comm = Some(comm);
@@ -180,8 +181,11 @@ impl Peer {
         let at_us = now_us();
         let info = called.map_err(|e| op_error(&e, pattern::is_input(&input, self.id, round)))?;
         let result = if output.is_empty() { &input } else { &output };
-        let mask =
-            pattern::who(result, info.world, round).map_err(|why| format!("error text=wrong: {why}"))?;
+        let checked = match words.get("total") {
+            Some(_) => pattern::is_total(result, words.number("total") as u32, round),
+            None => pattern::who(result, info.world, round),
+        };
+        let mask = checked.map_err(|why| format!("error text=wrong: {why}"))?;
         if !output.is_empty() && !pattern::is_input(&input, self.id, round) {
             return Err("error text=wrong: the input has changed".into());
         }
@@ -227,8 +231,12 @@ impl Peer {
         let pause = Duration::from_millis(words.number("pause_ms"));
         let (mut stop, mut steps, mut recoveries) = (false, 0u64, 0u32);
         let mut said_first = false;
+        // Who has just been let in is where the members are after their vote.
+        let mut newcomer = words.get("newcomer").is_some();
         loop {
-            if let Err(e) = self.comm().update_topology() {
+            if !std::mem::take(&mut newcomer)
+                && let Err(e) = self.comm().update_topology()
+            {
                 return format!("error class={:?} steps={steps} text={e}", e.class());
             }
             stop |= self.commands.try_recv().is_ok_and(|line| line == "stop");
@@ -238,16 +246,17 @@ impl Peer {
             match self.comm().all_reduce_in_place(&mut buffer, &Call::new(words.number("tag"))) {
                 Ok(info) => {
                     let flags = buffer.pop().unwrap_or_default();
-                    if let Err(why) = pattern::who(&buffer, info.world, 0) {
-                        return format!("error text=wrong: {why}");
-                    }
+                    let mask = match pattern::who(&buffer, info.world, 0) {
+                        Ok(mask) => mask,
+                        Err(why) => return format!("error text=wrong: {why}"),
+                    };
                     (steps, recoveries) = (steps + 1, recoveries + info.recoveries);
                     if !said_first {
                         said_first = true;
                         println!(": first {}", now_us());
                     }
                     if words.get("tell").is_some() {
-                        println!(": step {} {}", info.epoch.0, info.world);
+                        println!(": step {} {mask} {}", info.epoch.0, info.recoveries);
                     }
                     if flags > 0.0 {
                         let m = self.comm().membership();

@@ -38,18 +38,12 @@ impl Reply {
     }
 
     /// It went well.
-    #[expect(
-        clippy::must_use_candidate,
-        clippy::return_self_not_must_use,
-        reason = "often only the check is wanted"
-    )]
     pub(crate) fn ok(self) -> Self {
         assert!(self.ok, "{self:?}");
         self
     }
 
     /// It went wrong.
-    #[expect(clippy::return_self_not_must_use, reason = "often only the check is wanted")]
     pub(crate) fn error(self) -> Self {
         assert!(!self.ok, "{self:?}");
         self
@@ -72,6 +66,8 @@ enum Line {
 /// A process that ends with its owner.
 pub(crate) struct Process {
     pub(crate) name: String,
+    /// A peer's bit in the results.
+    pub(crate) id: u32,
     /// Where a peer listens.
     pub(crate) addr: Option<SocketAddr>,
     child: Child,
@@ -109,7 +105,17 @@ impl Process {
                 }
             }
         });
-        Self { name: name.to_owned(), addr: None, child, stdin, lines, early: VecDeque::new(), log, owed: 0 }
+        Self {
+            name: name.to_owned(),
+            id: 0,
+            addr: None,
+            child,
+            stdin,
+            lines,
+            early: VecDeque::new(),
+            log,
+            owed: 0,
+        }
     }
 
     /// Gives a command, which will be answered. A process that has been killed hears nothing.
@@ -159,6 +165,21 @@ impl Process {
     pub(crate) fn ask(&mut self, command: &str) -> Reply {
         self.send(command);
         self.reply()
+    }
+
+    /// Events that have come; an error that was not awaited is one.
+    pub(crate) fn news(&mut self) -> Result<Vec<String>, Reply> {
+        let mut news = Vec::new();
+        while let Ok(line) = self.lines.try_recv() {
+            if let Some(reply) = line.strip_prefix("= ") {
+                let reply = Reply::parse(&self.name, reply);
+                if !reply.ok {
+                    return Err(reply);
+                }
+            }
+            news.extend(line.strip_prefix(": ").map(str::to_owned));
+        }
+        Ok(news)
     }
 
     /// Waits for an event; gives what it says after its name.
