@@ -50,3 +50,8 @@ pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 pub fn hash_bytes(bytes: &[u8]) -> u128 {
     pccl_kernels::hash::hash_block(bytes)
 }
+
+/// The README's example must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
