@@ -260,7 +260,9 @@ impl World {
                     return Err("a failure that nobody has caused".into());
                 }
                 let last = self.check.group(called.name.group).stop;
-                if last.is_some_and(|stop| called.name.round + 2 >= stop) && !stubborn {
+                // Without a backup any epoch change ends an op in place.
+                let sturdy = settings.enable_buffer_backup || !called.plan.in_place;
+                if last.is_some_and(|stop| called.name.round + 2 >= stop) && !stubborn && sturdy {
                     return Err("a failure long after everything is healed".into());
                 }
                 let outcomes = self.check.ops.entry(called.name).or_default();

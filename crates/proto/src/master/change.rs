@@ -102,15 +102,17 @@ impl Master {
         }
         let joining: Vec<SessionId> =
             joining.iter().filter(|s| self.sessions.contains_key(s)).copied().collect();
-        let all_silent = !state.removals.is_empty()
-            && state
-                .removals
-                .values()
-                .all(|why| matches!(why, Removal::Silent { .. } | Removal::NotAttached { .. }));
-        if stayers.is_empty() && joining.is_empty() && all_silent {
+        let is_silent = |why: &Removal| matches!(why, Removal::Silent { .. } | Removal::NotAttached { .. });
+        let silent: Vec<SessionId> = state
+            .removals
+            .iter()
+            .filter(|(s, why)| is_silent(why) && self.sessions.contains_key(s))
+            .map(|(s, _)| *s)
+            .collect();
+        if stayers.is_empty() && joining.is_empty() && !silent.is_empty() {
             // Never to an epoch without members because of silence: keep the sessions and wait.
             if let Some(state) = self.groups.get_mut(&group) {
-                state.removals.clear();
+                state.removals.retain(|s, _| !silent.contains(s));
                 state.activity = Activity::Idle;
             }
             return;

@@ -274,7 +274,7 @@ impl Master {
         if members.is_empty() || self.newcomers(group).is_empty() || now < self.liveness.grace_until {
             return;
         }
-        let heard = |s: &SessionId| self.sessions.get(s).map_or(now, |s| s.heard);
+        let heard = |s: &SessionId| self.sessions.get(s).map_or(Time::default(), |s| s.heard);
         if members.iter().any(|s| now.since(heard(s)) <= settings.master_timeout()) {
             return;
         }
@@ -286,6 +286,12 @@ impl Master {
             if let Some(state) = self.groups.get_mut(&group) {
                 state.removals.insert(session, why);
             }
+        }
+        if let Some(state) = self.groups.get_mut(&group)
+            && matches!(state.activity, Activity::Collecting { .. })
+        {
+            // Nobody is left to report.
+            state.activity = Activity::Idle;
         }
         if self.is_idle(group) && joining.len() == 1 {
             self.collect(now, group, joining, "no member has been heard for master_timeout");

@@ -222,14 +222,18 @@ impl Master {
     }
 
     fn waiting(&mut self, now: Time, session: SessionId, name: AttemptName, f: Fingerprint, for_ms: u64) {
-        let Some(state) = self.sessions.get_mut(&session) else {
+        let Some(group) = self.sessions.get(&session).map(|s| s.group) else {
             return;
         };
-        let group = state.group;
         let since = Time(now.0.saturating_sub(for_ms.saturating_mul(1000)));
-        state.waits.insert((name.tag, name.n), (since, f.to_string()));
-        if name.epoch != self.epoch_of(group) {
+        let key = (name.tag, name.n);
+        let attempt = self.groups.get(&group).and_then(|g| g.attempts.get(&key));
+        if name.epoch != self.epoch_of(group) || attempt.is_some_and(|a| a.committed.is_some()) {
+            // The wait is over, and the verdict on its way.
             return;
+        }
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.waits.insert(key, (since, f.to_string()));
         }
         let attempts = &mut self.groups.entry(group).or_default().attempts;
         let attempt = attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(since));
