@@ -15,8 +15,8 @@ use crate::worker::WorkerArgs;
 #[derive(Parser, Debug)]
 #[command(name = "pccl", version, after_help = exit::help(&[
     ("see a fleet on this machine, and see it struck", "pccl up --chaos kill,freeze,join"),
-    ("the same by hand: a master, then a worker on each machine", "pccl master"),
-    ("", "pccl worker --master 10.0.0.7:7117 --workers 3"),
+    ("the same by hand: a master", "pccl master"),
+    ("and a worker on each machine; without a command, PCCL_ROLE decides", "pccl worker --master 10.0.0.7 --workers 3"),
 ]))]
 struct Cli {
     #[command(subcommand)]

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Options of `pccl master`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = exit::help(&[
-    ("the defaults: port 7117 on all addresses, state in memory of the run's directory", "pccl master"),
+    ("port 7117 on all addresses, the state in ./pccl-master-7117.store", "pccl master"),
     ("from a file, on another port", "pccl master --config pccl_config.yaml --listen 10.0.0.7:7200"),
 ]))]
 pub(crate) struct MasterArgs {
