@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use pccl::{Class, CollectiveError, ConnectError, SyncError, VoteError};
-use pccl_proto::config::ConfigError;
+use pccl_config::ConfigError;
 
 use crate::exit::Exit;
 

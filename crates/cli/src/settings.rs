@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pccl_observe::LogSettings;
-use pccl_proto::config::{Config, Recovery as ConfigRecovery, StoreKind};
+use pccl_config::{Config, Recovery as ConfigRecovery, StoreKind};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
 use crate::error::CliError;

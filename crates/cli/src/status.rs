@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pccl_master::query_status;
-use pccl_proto::config::HostPort;
+use pccl_config::HostPort;
 use pccl_proto::message::{GroupStatus, Status};
 
 use crate::error::CliError;

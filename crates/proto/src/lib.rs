@@ -5,7 +5,6 @@
 //! * [`schedule`] says who sends what to whom; [`execute`] does it with real memory.
 #![forbid(unsafe_code)]
 
-pub mod config;
 pub mod execute;
 pub mod ids;
 pub mod machine;

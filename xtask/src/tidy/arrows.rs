@@ -6,24 +6,25 @@ use super::tree::{Crate, Dependency};
 /// The arrows of the house, as `ARCHITECTURE.md` draws them: room, and the rooms it may use.
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
+    ("config", &[]),
     ("kernels", &[]),
     ("deploy", &[]),
     ("observe", &[]),
     ("net", &["proto", "observe"]),
     ("master", &["net", "proto", "observe"]),
-    ("comm", &["net", "proto", "kernels", "observe"]),
+    ("comm", &["net", "proto", "kernels", "observe", "config"]),
     ("ffi", &["comm", "observe"]),
     ("python", &["comm", "observe"]),
-    ("cli", &["master", "comm", "deploy", "proto", "observe"]),
+    ("cli", &["master", "comm", "deploy", "proto", "observe", "config"]),
     ("sim", &["proto", "kernels", "deploy"]),
     ("xtask", &[]),
 ];
 
 /// The cores: they use nothing of ours, not even in their tests.
-const CORES: &[&str] = &["proto", "kernels", "deploy"];
+const CORES: &[&str] = &["proto", "config", "kernels", "deploy"];
 
 /// The crates that know no socket, clock, thread or entropy.
-pub(super) const PURE: &[&str] = &["proto", "deploy"];
+pub(super) const PURE: &[&str] = &["proto", "config", "deploy"];
 
 /// Rooms that no user gets.
 const NOT_SHIPPED: &[&str] = &["sim", "xtask"];

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pccl::{Options, Ports};
-use pccl_proto::config::{Config, HostPort};
+use pccl_config::{Config, HostPort};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 

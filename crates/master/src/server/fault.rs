@@ -15,7 +15,7 @@ mod idle {
     use pccl_proto::record::StoreReply;
 
     #[derive(Default)]
-    pub(in crate::server) struct Watch;
+    pub(in crate::server) struct Watch {}
 
     impl Watch {
         #[expect(clippy::unused_self, reason = "with fault points it has something to remember")]

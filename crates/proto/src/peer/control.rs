@@ -168,12 +168,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             })
         });
         let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
+        let ours = self.view.as_ref().and_then(|v| v.members.get(self.rank as usize)).map(|m| m.addr.ip());
         Report {
             epoch,
             started: started.collect(),
             committed: committed.collect(),
-            rtt_us: self.links.slowest_rtt_us(),
-            mib_us: self.mib_us,
+            rtt_us: self.links.slowest_rtt_us(ours),
+            mib_us: if self.links.any_abroad(ours) { self.mib_us } else { 0 },
         }
     }
 

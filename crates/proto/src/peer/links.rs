@@ -5,6 +5,7 @@
 //! The younger session dials the older one; if the older one notices a break first, it may dial too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::stream::Rx;
@@ -164,9 +165,19 @@ impl Links {
         self.conns.keys().copied()
     }
 
-    /// The largest of the links' smallest round trips; zero if none is known.
-    pub(super) fn slowest_rtt_us(&self) -> u32 {
-        self.table.values().filter_map(|l| l.rtt_us).max().unwrap_or(0)
+    /// Links to other hosts than `ours`. Within a host a round trip tells how busy the scheduler is, not how long the wire.
+    fn abroad(&self, ours: Option<IpAddr>) -> impl Iterator<Item = &Link> {
+        self.table.values().filter(move |l| Some(l.member.addr.ip()) != ours)
+    }
+
+    /// The largest of the smallest round trips of links to other hosts; zero if none is known.
+    pub(super) fn slowest_rtt_us(&self, ours: Option<IpAddr>) -> u32 {
+        self.abroad(ours).filter_map(|l| l.rtt_us).max().unwrap_or(0)
+    }
+
+    /// Whether there is a link to another host.
+    pub(super) fn any_abroad(&self, ours: Option<IpAddr>) -> bool {
+        self.abroad(ours).next().is_some()
     }
 
     /// What was not heard while we were stopped says nothing.
@@ -600,13 +611,15 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.ask_rtt(now, conn);
         self.sync_link_changed(peer);
         let Some(link) = self.links.table.get_mut(&peer) else { return };
-        if link.is_up() && link.down_since.take().is_some() {
+        let came_up = link.is_up() && link.down_since.take().is_some();
+        if came_up {
             let again = std::mem::replace(&mut link.was_up, true);
             link.reported_down = false;
             self.events.push_back(PeerEvent::LinkUp { peer, again });
-            if again {
-                self.repeat_credit(peer);
-            }
+        }
+        // Also if it took the place of a connection whose end we have not noticed.
+        if came_up || old.is_some() {
+            self.repeat_credit(peer);
         }
         self.answer_introduction(now);
     }

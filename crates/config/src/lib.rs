@@ -8,6 +8,8 @@
 //! Whatever is not understood is refused with its place: unknown keys, wrong types, values out of range, settings
 //! that contradict each other.
 
+#![forbid(unsafe_code)]
+
 mod error;
 mod interpolate;
 mod reader;
