@@ -62,10 +62,14 @@ mod points {
         }
         let Some(Armed { action, .. }) = guard.take() else { return };
         drop(guard);
-        match action.as_str() {
-            "kill" => drop(kill_process(getpid(), Signal::KILL)),
-            "stop" => drop(kill_process(getpid(), Signal::STOP)),
-            _ => CUT.store(true, Ordering::Relaxed),
+        let signal = match action.as_str() {
+            "kill" => Signal::KILL,
+            "stop" => Signal::STOP,
+            _ => return CUT.store(true, Ordering::Relaxed),
+        };
+        // Another thread may be the one that takes the signal: this one does nothing more until it has.
+        if kill_process(getpid(), signal).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
 

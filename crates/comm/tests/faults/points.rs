@@ -21,8 +21,8 @@ fn still_works(fleet: &mut Fleet, mask: u64) {
 fn fair(reply: &Reply, survivors: u64, lost: u64) {
     let (mask, recoveries) = (reply.number("mask"), reply.number("recoveries"));
     let with = mask == survivors | lost && recoveries == 0;
-    let without = mask == survivors && recoveries >= 1;
-    assert!(with || without, "{reply:?}");
+    // A slow survivor may have called only when the others were alone already.
+    assert!(with || mask == survivors, "{reply:?}");
 }
 
 #[test]

@@ -190,6 +190,14 @@ impl Fleet {
     }
 }
 
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.namespace.is_none() {
+            eprintln!("{:#?}", pccl_master::query_status(self.addr, Duration::from_secs(1)));
+        }
+    }
+}
+
 /// Checks that all answers tell the same result, and gives one of them.
 pub(crate) fn agree(replies: Vec<Reply>) -> Reply {
     let mut last: Option<Reply> = None;
