@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::exit;
 use crate::master::MasterArgs;
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Worker(WorkerArgs),
     /// Time all-reduce
     Bench(BenchArgs),
+    /// Leaves the same averaged model on every machine where it runs
+    Average(AverageArgs),
     /// Who is in the run, and who waits for whom
     Status(StatusArgs),
     /// One peer of `bench`

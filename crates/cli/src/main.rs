@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod average;
 mod bench;
 mod error;
 mod exit;
 mod master;
 mod output;
+mod peer;
 mod processes;
 mod settings;
 mod size;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => worker::run(args),
         Command::Bench(args) => bench::run(args),
         Command::BenchPeer(args) => bench::run_peer(args),
+        Command::Average(args) => average::run(args),
         Command::Status(args) => status::run(args),
     };
     let exit = result.unwrap_or_else(|error| {

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use pccl_master::{Server, ServerError, ServerOptions, StoreChoice};
 use pccl_config::{Config, StoreKind};
+use pccl_master::{Server, ServerError, ServerOptions, StoreChoice};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pccl_observe::LogSettings;
 use pccl_config::{Config, Recovery as ConfigRecovery, StoreKind};
+use pccl_observe::LogSettings;
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
 use crate::error::CliError;

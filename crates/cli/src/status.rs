@@ -4,8 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::Args;
-use pccl_master::query_status;
 use pccl_config::HostPort;
+use pccl_master::query_status;
 use pccl_proto::message::{GroupStatus, Status};
 
 use crate::error::CliError;

@@ -1,5 +1,7 @@
 //! `pccl-sim [SEED] [--runs N]`: one run told in full, or many counted.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use pccl_sim::{Stats, run_seed};

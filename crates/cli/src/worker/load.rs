@@ -37,7 +37,8 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Model, CliError> {
     Ok(model)
 }
 
-fn refused(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CliError {
+/// Why a file with these bytes is no safetensors file.
+pub(crate) fn refused(path: &Path, bytes: &[u8], error: &SafeTensorError) -> CliError {
     let have = bytes.len() as u64;
     match expected_bytes(bytes) {
         Some(expected) if expected > have => CliError::input(

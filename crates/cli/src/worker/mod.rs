@@ -1,20 +1,19 @@
 //! `pccl worker`: a peer that holds a model, moves it, and averages it with the others', round by round.
 
 mod agree;
-mod load;
+pub(crate) mod load;
 mod model;
 mod pace;
 mod report;
 mod rounds;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use clap::Args;
-use pccl::{Options, Ports};
-use pccl_config::{Config, HostPort};
+use pccl::Ports;
+use pccl_config::Config;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -24,9 +23,9 @@ pub(crate) use report::{RoundReport, WorkerEvent, recoveries};
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
-use crate::master::bind_ip;
+use crate::peer::{self, PeerArgs};
 use crate::processes;
-use crate::settings::{self, ConfigArgs};
+use crate::settings;
 use crate::size::ByteSize;
 use pace::Pace;
 use report::Audience;
@@ -40,11 +39,7 @@ use rounds::Worker;
 ]))]
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-
-    /// The master, or several with commas between [default: network.master_host]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-    master: Vec<String>,
+    peer: PeerArgs,
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -56,22 +51,6 @@ pub(crate) struct WorkerArgs {
     /// Workers to wait for before the first round
     #[arg(long, value_name = "N", default_value_t = 1)]
     workers: u32,
-
-    /// The peers that reduce together [default: peer_group]
-    #[arg(long, value_name = "N")]
-    group: Option<u32>,
-
-    /// Name of the place; peers of one site are near each other [default: network.site]
-    #[arg(long, value_name = "NAME")]
-    site: Option<String>,
-
-    /// Where the others reach this peer, if not where the master sees it [default: network.advertise_address]
-    #[arg(long, value_name = "ADDR:PORT")]
-    advertise: Option<SocketAddr>,
-
-    /// How long to look for a master
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    connect_timeout: u64,
 
     /// Events as lines of JSON
     #[arg(long)]
@@ -148,7 +127,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         settings::start_child_log()?;
         Config::default()
     } else {
-        let config = args.config.load()?;
+        let config = args.peer.config.load()?;
         settings::start_log(&config)?;
         config
     };
@@ -159,7 +138,10 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     } else {
         leave_on_signals(&pace)?;
     }
-    let options = options(args, &config)?;
+    let mut options = peer::options(&args.peer, &config)?;
+    if args.supervised {
+        options = options.ports(Ports::Any);
+    }
     let model = args.model.source().model()?;
     let audience = if args.supervised || args.json { Audience::Program } else { Audience::Person };
     Worker::connect(&options, model, args.workers, pace, audience)?.run()?;
@@ -180,73 +162,4 @@ fn leave_on_signals(pace: &Pace) -> Result<(), CliError> {
         }
     });
     Ok(())
-}
-
-fn options(args: &WorkerArgs, config: &Config) -> Result<Options, CliError> {
-    let network = &config.network;
-    let mut options = Options::masters(masters(args, config)?)
-        .group(args.group.unwrap_or(config.peer_group))
-        .expects(settings::expectations(config))
-        .connect_timeout(Duration::from_secs(args.connect_timeout));
-    if let Some(site) = args.site.as_ref().or(network.site.as_ref()) {
-        options = options.site(site);
-    }
-    if network.bind_address.is_some() {
-        options = options.bind(bind_ip(config)?);
-    }
-    if let Some(advertise) = advertised(args, config)? {
-        options = options.advertise(advertise);
-    }
-    Ok(options.ports(if args.supervised {
-        Ports::Any
-    } else {
-        Ports::Range(network.p2p_ports.first..=network.p2p_ports.last)
-    }))
-}
-
-/// Where the others reach this peer, if somebody says so.
-fn advertised(args: &WorkerArgs, config: &Config) -> Result<Option<SocketAddr>, CliError> {
-    let Some(at) = &config.network.advertise_address else {
-        return Ok(args.advertise);
-    };
-    let parsed = at.host.parse::<IpAddr>().ok().zip(at.port).map(SocketAddr::from);
-    match args.advertise.or(parsed) {
-        Some(addr) => Ok(Some(addr)),
-        None => Err(CliError::new(
-            Exit::Config,
-            format!(
-                "failed to apply the configuration: {}: network.advertise_address is `{at}`, which is no IP address with a port",
-                config.origin("network.advertise_address")
-            ),
-        )
-        .hint("give both, for instance 203.0.113.7:7118, and make network.p2p_ports that one port")),
-    }
-}
-
-/// The masters with their ports.
-fn masters(args: &WorkerArgs, config: &Config) -> Result<Vec<String>, CliError> {
-    let default_port = config.network.master_port;
-    let with_port = |text: &String| {
-        HostPort::parse(text)
-            .map(|at| HostPort { port: at.port.or(Some(default_port)), ..at }.to_string())
-            .map_err(|why| {
-                CliError::new(Exit::Usage, format!("failed to understand --master `{text}`: it {why}"))
-                    .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
-            })
-    };
-    let configured = config
-        .network
-        .masters()
-        .into_iter()
-        .map(|(host, port)| HostPort { host, port: Some(port) }.to_string());
-    let masters: Vec<String> = if args.master.is_empty() {
-        configured.collect()
-    } else {
-        args.master.iter().map(with_port).collect::<Result<_, _>>()?
-    };
-    if masters.is_empty() {
-        return Err(CliError::new(Exit::Usage, "failed to find a master: none is given")
-            .hint("give --master HOST:PORT, PCCL_MASTER, or network.master_host in pccl_config.yaml"));
-    }
-    Ok(masters)
 }

@@ -1,0 +1,106 @@
+//! How a peer that is started by hand finds its master: options of `pccl worker` and `pccl average`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use clap::Args;
+use pccl::{Options, Ports};
+use pccl_config::{Config, HostPort};
+
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::master::bind_ip;
+use crate::settings::{self, ConfigArgs};
+
+/// Options of every peer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PeerArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+
+    /// The master, or several with commas between [default: network.master_host]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    master: Vec<String>,
+
+    /// The peers that reduce together [default: peer_group]
+    #[arg(long, value_name = "N")]
+    group: Option<u32>,
+
+    /// Name of the place; peers of one site are near each other [default: network.site]
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+
+    /// Where the others reach this peer, if not where the master sees it [default: network.advertise_address]
+    #[arg(long, value_name = "ADDR:PORT")]
+    advertise: Option<SocketAddr>,
+
+    /// How long to look for a master
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    connect_timeout: u64,
+}
+
+/// How to connect.
+pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliError> {
+    let network = &config.network;
+    let mut options = Options::masters(masters(args, config)?)
+        .group(args.group.unwrap_or(config.peer_group))
+        .expects(settings::expectations(config))
+        .connect_timeout(Duration::from_secs(args.connect_timeout));
+    if let Some(site) = args.site.as_ref().or(network.site.as_ref()) {
+        options = options.site(site);
+    }
+    if network.bind_address.is_some() {
+        options = options.bind(bind_ip(config)?);
+    }
+    if let Some(advertise) = advertised(args, config)? {
+        options = options.advertise(advertise);
+    }
+    Ok(options.ports(Ports::Range(network.p2p_ports.first..=network.p2p_ports.last)))
+}
+
+/// Where the others reach this peer, if somebody says so.
+fn advertised(args: &PeerArgs, config: &Config) -> Result<Option<SocketAddr>, CliError> {
+    let Some(at) = &config.network.advertise_address else {
+        return Ok(args.advertise);
+    };
+    let parsed = at.host.parse::<IpAddr>().ok().zip(at.port).map(SocketAddr::from);
+    match args.advertise.or(parsed) {
+        Some(addr) => Ok(Some(addr)),
+        None => Err(CliError::new(
+            Exit::Config,
+            format!(
+                "failed to apply the configuration: {}: network.advertise_address is `{at}`, which is no IP address with a port",
+                config.origin("network.advertise_address")
+            ),
+        )
+        .hint("give both, for instance 203.0.113.7:7118, and make network.p2p_ports that one port")),
+    }
+}
+
+/// The masters with their ports.
+fn masters(args: &PeerArgs, config: &Config) -> Result<Vec<String>, CliError> {
+    let default_port = config.network.master_port;
+    let with_port = |text: &String| {
+        HostPort::parse(text)
+            .map(|at| HostPort { port: at.port.or(Some(default_port)), ..at }.to_string())
+            .map_err(|why| {
+                CliError::new(Exit::Usage, format!("failed to understand --master `{text}`: it {why}"))
+                    .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
+            })
+    };
+    let configured = config
+        .network
+        .masters()
+        .into_iter()
+        .map(|(host, port)| HostPort { host, port: Some(port) }.to_string());
+    let masters: Vec<String> = if args.master.is_empty() {
+        configured.collect()
+    } else {
+        args.master.iter().map(with_port).collect::<Result<_, _>>()?
+    };
+    if masters.is_empty() {
+        return Err(CliError::new(Exit::Usage, "failed to find a master: none is given")
+            .hint("give --master HOST:PORT, PCCL_MASTER, or network.master_host in pccl_config.yaml"));
+    }
+    Ok(masters)
+}
