@@ -31,11 +31,7 @@ pub(crate) struct BenchArgs {
     peers: Vec<u32>,
 
     /// Buffer sizes of one peer.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "4KiB,64KiB,1MiB,16MiB,64MiB,256MiB"
-    )]
+    #[arg(long, value_delimiter = ',', default_value = "4KiB,64KiB,1MiB,16MiB,64MiB,256MiB")]
     bytes: Vec<ByteSize>,
 
     /// Times that each system is measured in each cell.
@@ -73,24 +69,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             systems::check_cell(peers, bytes.0)?;
         }
     }
-    let load_before = fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| load(&text));
+    let load_before = fs::read_to_string("/proc/loadavg").ok().and_then(|text| load(&text));
     let stop = Stop::on_signals()?;
-    let wanted: Vec<System> = System::ALL
-        .into_iter()
-        .filter(|system| args.only.is_empty() || args.only.contains(system))
-        .collect();
-    let (programs, ready, skipped) = systems::prepare(
-        &wanted,
-        args.libpccl.as_deref(),
-        Duration::from_secs(args.timeout_s),
-    )?;
-    ensure!(
-        !ready.is_empty(),
-        "nothing to measure: {}",
-        skipped_text(&skipped)
-    );
+    let wanted: Vec<System> =
+        System::ALL.into_iter().filter(|system| args.only.is_empty() || args.only.contains(system)).collect();
+    let (programs, ready, skipped) =
+        systems::prepare(&wanted, args.libpccl.as_deref(), Duration::from_secs(args.timeout_s))?;
+    ensure!(!ready.is_empty(), "nothing to measure: {}", skipped_text(&skipped));
 
     let mut report = Report {
         cores: thread::available_parallelism().map_or(1, usize::from),
@@ -136,35 +121,20 @@ fn measure_cell(
     stop: &Stop,
 ) -> Cell {
     let has_meaning = |system: &System| *system != System::Bound || bytes.0 >= loopback::LEAST_BYTES;
-    let mut outcomes: Vec<Outcome> = systems
-        .iter()
-        .copied()
-        .filter(has_meaning)
-        .map(Outcome::new)
-        .collect();
-    let skipped = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|info| too_large(peers, bytes, &info));
+    let mut outcomes: Vec<Outcome> = systems.iter().copied().filter(has_meaning).map(Outcome::new).collect();
+    let skipped = fs::read_to_string("/proc/meminfo").ok().and_then(|info| too_large(peers, bytes, &info));
     if skipped.is_none() {
         for round in 1..=rounds {
             for outcome in &mut outcomes {
                 if outcome.failure.is_some() || stop.requested() {
                     continue;
                 }
-                eprintln!(
-                    "{peers} peers, {bytes}, round {round} of {rounds}: {}",
-                    outcome.system.title()
-                );
+                eprintln!("{peers} peers, {bytes}, round {round} of {rounds}: {}", outcome.system.title());
                 outcome.add(programs.measure(outcome.system, peers, bytes.0, stop));
             }
         }
     }
-    Cell {
-        peers,
-        bytes: bytes.0,
-        outcomes,
-        skipped,
-    }
+    Cell { peers, bytes: bytes.0, outcomes, skipped }
 }
 
 /// The average over one minute.
@@ -174,18 +144,11 @@ fn load(loadavg: &str) -> Option<f64> {
 
 /// Why the cell does not fit into memory, if it does not: the hungriest library keeps four buffers a peer.
 fn too_large(peers: u32, bytes: ByteSize, meminfo: &str) -> Option<String> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available = line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10;
     let needed = u64::from(peers).saturating_mul(bytes.0).saturating_mul(4);
-    (needed > available).then(|| {
-        format!(
-            "needs up to {} MiB of memory and {} MiB are free",
-            needed >> 20,
-            available >> 20
-        )
-    })
+    (needed > available)
+        .then(|| format!("needs up to {} MiB of memory and {} MiB are free", needed >> 20, available >> 20))
 }
 
 #[cfg(test)]
@@ -213,16 +176,8 @@ mod tests {
 
     #[test]
     fn systems_are_chosen_by_name() {
-        assert_eq!(
-            parse(&["--only", "ours,mpi-tcp"]).unwrap().only,
-            [System::Ours, System::MpiTcp]
-        );
-        assert!(
-            parse(&["--only", "nccl"])
-                .unwrap_err()
-                .to_string()
-                .contains("gloo-ring")
-        );
+        assert_eq!(parse(&["--only", "ours,mpi-tcp"]).unwrap().only, [System::Ours, System::MpiTcp]);
+        assert!(parse(&["--only", "nccl"]).unwrap_err().to_string().contains("gloo-ring"));
         assert!(parse(&["--rounds", "0"]).is_err());
     }
 
@@ -236,11 +191,7 @@ mod tests {
     fn what_does_not_fit_into_memory_is_not_tried() {
         let info = "MemTotal:  9 kB\nMemAvailable:    4194304 kB\n";
         assert_eq!(too_large(4, ByteSize(256 << 20), info), None);
-        assert!(
-            too_large(8, ByteSize(256 << 20), info)
-                .unwrap()
-                .contains("8192 MiB")
-        );
+        assert!(too_large(8, ByteSize(256 << 20), info).unwrap().contains("8192 MiB"));
         assert_eq!(too_large(8, ByteSize(256 << 20), "nonsense"), None);
     }
 }

@@ -16,11 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "The one door to everything a developer does",
-    version
-)]
+#[command(name = "cargo xtask", about = "The one door to everything a developer does", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

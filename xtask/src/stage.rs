@@ -19,22 +19,12 @@ pub(crate) struct Counts {
 impl Counts {
     /// One thing that passed or failed as a whole.
     pub(crate) fn one(passed: bool) -> Self {
-        Self {
-            passed: u64::from(passed),
-            failed: u64::from(!passed),
-        }
+        Self { passed: u64::from(passed), failed: u64::from(!passed) }
     }
 
     /// A command that says it failed has failed, also when it counted no failure (say, it did not build).
     pub(crate) fn or_failed(self, status: ExitStatus) -> Self {
-        if status.success() {
-            self
-        } else {
-            Self {
-                failed: self.failed.max(1),
-                ..self
-            }
-        }
+        if status.success() { self } else { Self { failed: self.failed.max(1), ..self } }
     }
 }
 
@@ -68,9 +58,7 @@ impl Stages {
     /// A stage that is one command, and passes if the command does.
     pub(crate) fn command(&mut self, name: &'static str, mut command: Command) {
         self.run(name, || {
-            let status = command
-                .status()
-                .with_context(|| format!("failed to start {command:?}"))?;
+            let status = command.status().with_context(|| format!("failed to start {command:?}"))?;
             Ok(Counts::one(status.success()))
         });
     }
@@ -84,22 +72,13 @@ impl Stages {
             all += *counts;
         }
         println!("{} passed, {} failed", all.passed, all.failed);
-        if all.failed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
 fn line(counts: Counts, took: Duration) -> String {
     let word = if counts.failed == 0 { "ok" } else { "FAILED" };
-    format!(
-        "{word:<6} {:>5} passed {:>3} failed {:>7.1} s",
-        counts.passed,
-        counts.failed,
-        took.as_secs_f64()
-    )
+    format!("{word:<6} {:>5} passed {:>3} failed {:>7.1} s", counts.passed, counts.failed, took.as_secs_f64())
 }
 
 /// The cargo that runs us, in the root of the workspace.
@@ -126,10 +105,8 @@ pub(crate) fn root() -> &'static Path {
 
 /// Runs a command, shows its standard output while it comes, and returns it.
 pub(crate) fn run_and_read(mut command: Command) -> Result<(ExitStatus, String)> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("failed to start {command:?}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("failed to start {command:?}"))?;
     let mut text = String::new();
     if let Some(output) = child.stdout.take() {
         let mut show = std::io::stdout();
@@ -141,23 +118,15 @@ pub(crate) fn run_and_read(mut command: Command) -> Result<(ExitStatus, String)>
             text.push('\n');
         }
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("failed to wait for {command:?}"))?;
+    let status = child.wait().with_context(|| format!("failed to wait for {command:?}"))?;
     Ok((status, text))
 }
 
 /// Runs a quick command that must succeed and returns its standard output.
 pub(crate) fn read(mut command: Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("failed to start {command:?}"))?;
+    let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
     let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{command:?} failed: {}",
-        complaint.trim()
-    );
+    ensure!(output.status.success(), "{command:?} failed: {}", complaint.trim());
     String::from_utf8(output.stdout).with_context(|| format!("{command:?} did not answer in UTF-8"))
 }
 
@@ -189,11 +158,8 @@ mod tests {
         stages.run("first", || Ok(Counts { passed: 2, failed: 0 }));
         stages.run("second", || anyhow::bail!("did not start"));
         stages.run("third", || Ok(Counts::one(true)));
-        let counts: Vec<_> = stages
-            .done
-            .iter()
-            .map(|(_, counts, _)| (counts.passed, counts.failed))
-            .collect();
+        let counts: Vec<_> =
+            stages.done.iter().map(|(_, counts, _)| (counts.passed, counts.failed)).collect();
         assert_eq!(counts, [(2, 0), (0, 1), (1, 0)]);
         assert_eq!(stages.finish(), ExitCode::FAILURE);
     }

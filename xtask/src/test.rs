@@ -20,10 +20,7 @@ pub(crate) fn run(filters: &[String]) -> ExitCode {
     if filters.is_empty() {
         all(&mut stages);
     } else {
-        println!(
-            "only tests named like {}: tidy, doc tests and simulator are left out",
-            filters.join(", ")
-        );
+        println!("only tests named like {}: tidy, doc tests and simulator are left out", filters.join(", "));
         build_program(&mut stages);
         stages.run("tests", || unit_and_end_to_end(filters));
     }
@@ -55,19 +52,14 @@ fn unit_and_end_to_end(filters: &[String]) -> Result<Counts> {
         );
         println!("to install it: cargo install cargo-nextest --locked");
         let mut command = stage::cargo();
-        command
-            .args(["test", "--workspace", "--tests", "--no-fail-fast", "--"])
-            .args(filters);
+        command.args(["test", "--workspace", "--tests", "--no-fail-fast", "--"]).args(filters);
         libtest(command)
     }
 }
 
 fn has_nextest() -> bool {
     let mut version = stage::cargo();
-    version
-        .args(["nextest", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    version.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     version.status().is_ok_and(|status| status.success())
 }
 
@@ -82,9 +74,7 @@ fn nextest(filters: &[String]) -> Result<Counts> {
         _ => {}
     }
     let mut command = stage::cargo();
-    command
-        .args(["nextest", "run", "--workspace", "--no-fail-fast"])
-        .args(filters);
+    command.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(filters);
     let status = command.status().context("failed to start cargo nextest")?;
     let counts = match fs::read_to_string(&report) {
         Ok(text) => junit_counts(&text).with_context(|| format!("failed to read {}", report.display()))?,
@@ -92,10 +82,7 @@ fn nextest(filters: &[String]) -> Result<Counts> {
         Err(error) if error.kind() == ErrorKind::NotFound && !has_run(status) => Counts::default(),
         Err(error) => {
             return Err(error).with_context(|| {
-                format!(
-                    "nextest wrote no report to {}: see .config/nextest.toml",
-                    report.display()
-                )
+                format!("nextest wrote no report to {}: see .config/nextest.toml", report.display())
             });
         }
     };
@@ -112,13 +99,9 @@ fn junit_counts(report: &str) -> Result<Counts> {
     let start = report.find("<testsuites").context("it has no <testsuites>")?;
     let tag = report[start..].split('>').next().unwrap_or_default();
     let attribute = |name: &str| -> Result<u64> {
-        let value = tag
-            .split_once(&format!(" {name}=\""))
-            .and_then(|(_, rest)| rest.split_once('"'));
+        let value = tag.split_once(&format!(" {name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
         let (value, _) = value.with_context(|| format!("<testsuites> has no `{name}`"))?;
-        value
-            .parse()
-            .with_context(|| format!("`{name}` is `{value}`, not a number"))
+        value.parse().with_context(|| format!("`{name}` is `{value}`, not a number"))
     };
     let failed = attribute("failures")? + attribute("errors")?;
     match attribute("tests")?.checked_sub(failed) {
@@ -141,10 +124,7 @@ fn libtest(command: std::process::Command) -> Result<Counts> {
 /// Adds up the lines `test result: ok. 3 passed; 0 failed; …` of all test programs.
 fn libtest_counts(output: &str) -> Counts {
     let mut counts = Counts::default();
-    for line in output
-        .lines()
-        .filter_map(|line| line.strip_prefix("test result: "))
-    {
+    for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
         let words: Vec<&str> = line.split_whitespace().collect();
         for pair in words.windows(2) {
             let Ok(number) = pair[0].parse::<u64>() else {

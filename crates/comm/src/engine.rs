@@ -400,7 +400,9 @@ impl State {
                 self.last_trouble.clone_from(why);
                 tracing::warn!(target: "pccl::peer", "{event}");
             }
-            PeerEvent::Ended(pccl_proto::peer::EndReason::Left) => tracing::info!(target: "pccl::peer", "{event}"),
+            PeerEvent::Ended(pccl_proto::peer::EndReason::Left) => {
+                tracing::info!(target: "pccl::peer", "{event}")
+            }
             PeerEvent::LinkDown { .. } | PeerEvent::Ended(_) | PeerEvent::Mismatch { .. } => {
                 tracing::warn!(target: "pccl::peer", "{event}");
             }

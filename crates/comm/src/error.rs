@@ -125,7 +125,9 @@ impl CollectiveError {
                     lost.iter().map(|(s, _)| *s).collect()
                 }
                 Failure::TimedOut { missing } => missing.clone(),
-                Failure::Impossible { by: waits } | Failure::Deadlock { waits } => waits.iter().map(|(s, _)| *s).collect(),
+                Failure::Impossible { by: waits } | Failure::Deadlock { waits } => {
+                    waits.iter().map(|(s, _)| *s).collect()
+                }
             },
             _ => Vec::new(),
         };

@@ -35,15 +35,15 @@ pub use communicator::{Communicator, MemberInfo, Membership, Stats};
 pub use element::Element;
 pub use error::{Class, CollectiveError, ConnectError, VoteError};
 pub use options::{Call, Options, Ports};
-pub use pccl_proto::peer::OpInfo;
-pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
-pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
-pub use pccl_proto::record::Removal;
-pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
-pub use pending::Pending;
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
+pub use pccl_proto::peer::OpInfo;
+pub use pccl_proto::record::Removal;
+pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
+pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
+pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
+pub use pending::Pending;
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.

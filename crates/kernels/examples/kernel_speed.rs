@@ -38,12 +38,7 @@ fn main() {
             });
         }
         println!("\ndst = max(a, b)");
-        for dtype in [
-            DataType::Float16,
-            DataType::BFloat16,
-            DataType::Float32,
-            DataType::Float64,
-        ] {
+        for dtype in [DataType::Float16, DataType::BFloat16, DataType::Float32, DataType::Float64] {
             row(dtype.name(), name, &mut |dst, a, b| {
                 isa.reduce(dtype, ReduceOp::Max, dst, a, b);
             });
@@ -66,9 +61,7 @@ fn main() {
 
 /// Elements that are ordinary numbers in every type, so that no time goes into special cases.
 fn bytes(seed: u8) -> Vec<u8> {
-    (0..MEMORY_BYTES)
-        .map(|i| 0x3C ^ (seed.wrapping_mul(i as u8) & 3))
-        .collect()
+    (0..MEMORY_BYTES).map(|i| 0x3C ^ (seed.wrapping_mul(i as u8) & 3)).collect()
 }
 
 /// GB/s of `work` over `len` bytes.

@@ -44,10 +44,8 @@ pub fn hash_blocks(data: &[u8], block_bytes: usize, threads: usize) -> Vec<u128>
     };
 
     let blocks_per_take = (BYTES_PER_TAKE / block_bytes).max(1);
-    let takes = Mutex::new(
-        data.chunks(block_bytes * blocks_per_take)
-            .zip(hashes.chunks_mut(blocks_per_take)),
-    );
+    let takes =
+        Mutex::new(data.chunks(block_bytes * blocks_per_take).zip(hashes.chunks_mut(blocks_per_take)));
     let work = || loop {
         // Taking cannot panic, so a poisoned lock still holds a sound queue.
         let Some((data, hashes)) = takes.lock().unwrap_or_else(PoisonError::into_inner).next() else {
@@ -60,9 +58,7 @@ pub fn hash_blocks(data: &[u8], block_bytes: usize, threads: usize) -> Vec<u128>
     thread::scope(|scope| {
         for _ in 1..threads {
             // A thread that cannot be had is not missed: the others take its share.
-            let _ = thread::Builder::new()
-                .name("pccl-hash".to_owned())
-                .spawn_scoped(scope, work);
+            let _ = thread::Builder::new().name("pccl-hash".to_owned()).spawn_scoped(scope, work);
         }
         work();
     });

@@ -90,10 +90,7 @@ impl DataType {
 
     /// Whether this is one of the four floating-point types.
     pub const fn is_float(self) -> bool {
-        matches!(
-            self,
-            Self::Float16 | Self::BFloat16 | Self::Float32 | Self::Float64
-        )
+        matches!(self, Self::Float16 | Self::BFloat16 | Self::Float32 | Self::Float64)
     }
 }
 
@@ -154,17 +151,10 @@ fn by_name<T: Copy>(
     name_of: fn(T) -> &'static str,
     name: &str,
 ) -> Result<T, UnknownName> {
-    all.iter()
-        .copied()
-        .find(|&item| name_of(item) == name)
-        .ok_or_else(|| {
-            let known: Vec<_> = all.iter().copied().map(name_of).collect();
-            UnknownName {
-                kind,
-                name: name.to_owned(),
-                known: known.join(", "),
-            }
-        })
+    all.iter().copied().find(|&item| name_of(item) == name).ok_or_else(|| {
+        let known: Vec<_> = all.iter().copied().map(name_of).collect();
+        UnknownName { kind, name: name.to_owned(), known: known.join(", ") }
+    })
 }
 
 impl FromStr for DataType {
@@ -201,9 +191,7 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_the_c_api() {
-        let named = [
-            "u8", "i8", "i16", "u16", "u32", "i32", "u64", "i64", "f16", "bf16", "f32", "f64",
-        ];
+        let named = ["u8", "i8", "i16", "u16", "u32", "i32", "u64", "i64", "f16", "bf16", "f32", "f64"];
         for (code, name) in (0..).zip(named) {
             let dtype = DataType::from_code(code).unwrap();
             assert_eq!((dtype.code(), dtype.name()), (code, name));
@@ -225,10 +213,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_told_the_known_ones() {
         let error = "mean".parse::<ReduceOp>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no reduce op is called \"mean\"; there are sum, avg, prod, max, min"
-        );
+        assert_eq!(error.to_string(), "no reduce op is called \"mean\"; there are sum, avg, prod, max, min");
         assert!("F32".parse::<DataType>().is_err());
     }
 }

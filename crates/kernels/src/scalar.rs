@@ -144,20 +144,12 @@ macro_rules! float {
 
             fn sum(self, other: Self) -> Self {
                 let result = self + other;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             fn product(self, other: Self) -> Self {
                 let result = self * other;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             fn greater(self, other: Self) -> Self {
@@ -186,11 +178,7 @@ macro_rules! float {
 
             fn divided_by(self, world: u32) -> Self {
                 let result = self / world as $T;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
         }
     };

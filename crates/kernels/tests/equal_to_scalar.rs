@@ -9,20 +9,7 @@ use proptest::prelude::*;
 const GUARD: u8 = 0xA5;
 /// Kernels see every address modulo the widest vector.
 const ALIGNMENT: usize = 32;
-const WORLDS: [u32; 12] = [
-    1,
-    2,
-    3,
-    7,
-    100,
-    255,
-    256,
-    32_768,
-    65_535,
-    65_537,
-    (1 << 24) + 1,
-    u32::MAX,
-];
+const WORLDS: [u32; 12] = [1, 2, 3, 7, 100, 255, 256, 32_768, 65_535, 65_537, (1 << 24) + 1, u32::MAX];
 
 fn isas() -> Vec<Isa> {
     let mut isas = vec![Isa::BASELINE, Isa::active()];
@@ -42,11 +29,7 @@ impl Placed {
         let mut memory = vec![GUARD; bytes.len() + 3 * ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT) + offset % ALIGNMENT;
         memory[start..][..bytes.len()].copy_from_slice(bytes);
-        Self {
-            memory,
-            start,
-            len: bytes.len(),
-        }
+        Self { memory, start, len: bytes.len() }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -58,11 +41,7 @@ impl Placed {
     }
 
     fn assert_holds(&self, expected: &[u8], what: &str) {
-        let differing = self
-            .bytes()
-            .iter()
-            .zip(expected)
-            .position(|(got, wanted)| got != wanted);
+        let differing = self.bytes().iter().zip(expected).position(|(got, wanted)| got != wanted);
         assert_eq!(differing, None, "{what}: first byte that differs");
         let (before, rest) = self.memory.split_at(self.start);
         let untouched = before.iter().chain(&rest[self.len..]).all(|byte| *byte == GUARD);
@@ -122,16 +101,8 @@ fn specials(dtype: DataType) -> Vec<u64> {
     let exponent_max = (1_u64 << exponent_bits) - 1;
     let mantissa_max = (1_u64 << mantissa_bits) - 1;
     let bias = exponent_max / 2;
-    let exponents = [
-        0,
-        1,
-        bias - 1,
-        bias,
-        bias + 1,
-        bias + u64::from(mantissa_bits),
-        exponent_max - 1,
-        exponent_max,
-    ];
+    let exponents =
+        [0, 1, bias - 1, bias, bias + 1, bias + u64::from(mantissa_bits), exponent_max - 1, exponent_max];
     let mantissas = [0, 1, 1 << (mantissa_bits - 1), mantissa_max - 1, mantissa_max];
     let mut all = vec![];
     for sign in [0, 1] {
@@ -248,12 +219,7 @@ fn every_pair_of_special_values() {
 #[test]
 fn every_length_at_every_address() {
     let bytes: Vec<u8> = (0..200_u8).map(|i| i.wrapping_mul(37)).collect();
-    for dtype in [
-        DataType::Uint8,
-        DataType::Float16,
-        DataType::BFloat16,
-        DataType::Float32,
-    ] {
+    for dtype in [DataType::Uint8, DataType::Float16, DataType::BFloat16, DataType::Float32] {
         for len in (0..200).step_by(dtype.size()) {
             let offsets = [len, len / 7 + 1, len / 3];
             assert_forms_equal(dtype, ReduceOp::Sum, &bytes[..len], &bytes[200 - len..], offsets);

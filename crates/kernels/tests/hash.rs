@@ -39,16 +39,9 @@ fn a_tensor_hashes_as_by_the_reference() {
     for (block_bytes, count, expected) in known {
         let blocks = hash_blocks(&data, block_bytes, 1);
         assert_eq!(blocks.len(), count);
-        assert_eq!(
-            hash_tensor(&blocks, 100_000),
-            expected,
-            "blocks of {block_bytes} bytes"
-        );
+        assert_eq!(hash_tensor(&blocks, 100_000), expected, "blocks of {block_bytes} bytes");
     }
-    assert_eq!(
-        hash_tensor(&hash_blocks(&[], 4096, 0), 0),
-        0x4c09_146c_630f_e751_2427_8a0a_f13a_17bf
-    );
+    assert_eq!(hash_tensor(&hash_blocks(&[], 4096, 0), 0), 0x4c09_146c_630f_e751_2427_8a0a_f13a_17bf);
 }
 
 #[test]
@@ -59,10 +52,7 @@ fn any_number_of_threads_gives_the_hash_of_each_block_in_order() {
         let expected: Vec<_> = data.chunks(block_bytes).map(hash_block).collect();
         for threads in [0, 1, 2, 4, 100] {
             let got = hash_blocks(&data, block_bytes, threads);
-            assert!(
-                got == expected,
-                "blocks of {block_bytes} bytes, {threads} threads"
-            );
+            assert!(got == expected, "blocks of {block_bytes} bytes, {threads} threads");
         }
     }
 }

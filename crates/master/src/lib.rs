@@ -12,9 +12,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use query::{StatusError, query_status};
-pub use server::{EndError, Server, ServerError, ServerOptions, StoreChoice};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
+pub use query::{StatusError, query_status};
+pub use server::{EndError, Server, ServerError, ServerOptions, StoreChoice};
 pub use store::{EmbeddedStore, MemoryStore, StateStore, StoreError};

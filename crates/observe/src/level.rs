@@ -33,18 +33,13 @@ pub struct LevelError {
 
 impl Levels {
     pub(crate) fn targets(&self) -> Targets {
-        Targets::new()
-            .with_default(self.default)
-            .with_targets(self.modules.iter().cloned())
+        Targets::new().with_default(self.default).with_targets(self.modules.iter().cloned())
     }
 }
 
 impl Default for Levels {
     fn default() -> Self {
-        Self {
-            default: LevelFilter::INFO,
-            modules: Vec::new(),
-        }
+        Self { default: LevelFilter::INFO, modules: Vec::new() }
     }
 }
 
@@ -54,10 +49,7 @@ impl FromStr for Levels {
     fn from_str(whole: &str) -> Result<Self, Self::Err> {
         let mut levels = Self::default();
         for part in whole.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let refuse = || LevelError {
-                part: part.to_owned(),
-                whole: whole.to_owned(),
-            };
+            let refuse = || LevelError { part: part.to_owned(), whole: whole.to_owned() };
             match part.split_once('=') {
                 None => levels.default = level(part).ok_or_else(refuse)?,
                 Some((module, name)) => {
@@ -65,9 +57,7 @@ impl FromStr for Levels {
                     if !is_module(module) {
                         return Err(refuse());
                     }
-                    levels
-                        .modules
-                        .push((module.to_owned(), level(name.trim()).ok_or_else(refuse)?));
+                    levels.modules.push((module.to_owned(), level(name.trim()).ok_or_else(refuse)?));
                 }
             }
         }
@@ -78,9 +68,7 @@ impl FromStr for Levels {
 impl fmt::Display for Levels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.default)?;
-        self.modules
-            .iter()
-            .try_for_each(|(module, level)| write!(f, ",{module}={level}"))
+        self.modules.iter().try_for_each(|(module, level)| write!(f, ",{module}={level}"))
     }
 }
 
@@ -91,10 +79,7 @@ fn level(name: &str) -> Option<LevelFilter> {
 }
 
 fn is_module(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
 }
 
 #[cfg(test)]

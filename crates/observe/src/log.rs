@@ -29,11 +29,7 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            file: None,
-            max_size_mb: 100,
-        }
+        Self { level: "info".to_owned(), file: None, max_size_mb: 100 }
     }
 }
 
@@ -72,11 +68,8 @@ pub enum LogError {
 pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     let variable = std::env::var(LEVEL_VARIABLE).ok();
     let text = settings.file.is_none() || io::stderr().is_terminal();
-    let subscriber = subscriber(
-        settings,
-        variable.as_deref(),
-        text.then_some(io::stderr as fn() -> io::Stderr),
-    )?;
+    let subscriber =
+        subscriber(settings, variable.as_deref(), text.then_some(io::stderr as fn() -> io::Stderr))?;
     tracing::subscriber::set_global_default(subscriber).map_err(LogError::AlreadyStarted)
 }
 
@@ -98,18 +91,9 @@ where
     let text = text.map(|writer| fmt::layer().with_writer(writer).with_ansi(wants_color()));
     let json = match &settings.file {
         Some(path) => {
-            let file = RotatingFile::open(path, settings.max_size_mb.saturating_mul(1_000_000)).map_err(
-                |source| LogError::File {
-                    path: path.clone(),
-                    source,
-                },
-            )?;
-            Some(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(Arc::new(file)),
-            )
+            let file = RotatingFile::open(path, settings.max_size_mb.saturating_mul(1_000_000))
+                .map_err(|source| LogError::File { path: path.clone(), source })?;
+            Some(fmt::layer().json().flatten_event(true).with_writer(Arc::new(file)))
         }
         None => None,
     };
@@ -158,11 +142,7 @@ mod tests {
     }
 
     fn settings(level: &str, file: Option<&Path>) -> LogSettings {
-        LogSettings {
-            level: level.to_owned(),
-            file: file.map(Path::to_owned),
-            max_size_mb: 1,
-        }
+        LogSettings { level: level.to_owned(), file: file.map(Path::to_owned), max_size_mb: 1 }
     }
 
     fn say_both() {
@@ -187,10 +167,7 @@ mod tests {
         let text = run(&info, Some("warn,pccl_observe=debug"), say_both);
         assert!(text.contains("the info") && text.contains("the debug"), "{text}");
         let text = run(&info, Some("  "), say_both);
-        assert!(
-            text.contains("the info"),
-            "an empty variable counts as none: {text}"
-        );
+        assert!(text.contains("the info"), "an empty variable counts as none: {text}");
     }
 
     #[test]
@@ -229,12 +206,7 @@ mod tests {
         for entry in fs::read_dir(folder.path()).unwrap() {
             let file = entry.unwrap().path();
             let text = fs::read_to_string(&file).unwrap();
-            assert!(
-                text.len() <= 1_000_000,
-                "{} is {} bytes long",
-                file.display(),
-                text.len()
-            );
+            assert!(text.len() <= 1_000_000, "{} is {} bytes long", file.display(), text.len());
             for line in text.lines() {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 numbers.push(line["n"].as_u64().unwrap());
@@ -249,21 +221,12 @@ mod tests {
     #[test]
     fn errors_name_the_setting_the_value_and_a_way_out() {
         let message = refused(&settings("loud", None), None).to_string();
-        assert!(
-            message.contains("`logging.level`") && message.contains("`loud`"),
-            "{message}"
-        );
+        assert!(message.contains("`logging.level`") && message.contains("`loud`"), "{message}");
         let message = refused(&settings("info", None), Some("pccl_net=loud")).to_string();
-        assert!(
-            message.contains(LEVEL_VARIABLE) && message.contains("`pccl_net=loud`"),
-            "{message}"
-        );
+        assert!(message.contains(LEVEL_VARIABLE) && message.contains("`pccl_net=loud`"), "{message}");
         let folder = tempfile::tempdir().unwrap();
         let message = refused(&settings("info", Some(folder.path())), None).to_string();
         assert!(message.contains("logging.file"), "{message}");
-        assert!(
-            message.contains(&folder.path().display().to_string()),
-            "{message}"
-        );
+        assert!(message.contains(&folder.path().display().to_string()), "{message}");
     }
 }

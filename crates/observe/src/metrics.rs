@@ -60,11 +60,7 @@ impl Metrics {
         // Names are a promise to users' dashboards. No unit is registered with them, because the encoder would
         // append it to the name; a counter gets its `_total` from the encoder.
         registry.register("pccl_peer_count", "Active peers", peer_count.clone());
-        registry.register(
-            "pccl_collective_latency",
-            "Operation latency in seconds",
-            latency.clone(),
-        );
+        registry.register("pccl_collective_latency", "Operation latency in seconds", latency.clone());
         registry.register(
             "pccl_recovery",
             "Operations that lost a peer and still completed",
@@ -81,18 +77,9 @@ impl Metrics {
             backup_bytes.clone(),
         );
         let throughput = Throughput::new(Instant::now());
-        let shared = Shared {
-            registry,
-            peer_count,
-            latency,
-            recoveries,
-            throughput,
-            throughput_gbps,
-            backup_bytes,
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared =
+            Shared { registry, peer_count, latency, recoveries, throughput, throughput_gbps, backup_bytes };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Counts one finished op and the time it took.
@@ -146,9 +133,7 @@ impl Default for Metrics {
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics")
-            .field("peer_count", &self.shared.peer_count.get())
-            .finish_non_exhaustive()
+        f.debug_struct("Metrics").field("peer_count", &self.shared.peer_count.get()).finish_non_exhaustive()
     }
 }
 
@@ -157,12 +142,9 @@ mod tests {
     use super::*;
 
     fn value(page: &str, series: &str) -> f64 {
-        let mut found = page
-            .lines()
-            .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
-        let value = found
-            .next()
-            .unwrap_or_else(|| panic!("no series `{series}` in:\n{page}"));
+        let mut found =
+            page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
+        let value = found.next().unwrap_or_else(|| panic!("no series `{series}` in:\n{page}"));
         assert_eq!(found.next(), None, "`{series}` appears twice");
         value
     }

@@ -43,11 +43,7 @@ impl RotatingFile {
         }
         let max_bytes = if max_bytes == 0 { u64::MAX } else { max_bytes };
         let open = Mutex::new(append_to(&path, max_bytes)?);
-        Ok(Self {
-            path,
-            max_bytes,
-            open,
-        })
+        Ok(Self { path, max_bytes, open })
     }
 
     fn write_line(&self, line: &[u8]) -> io::Result<()> {
@@ -93,11 +89,7 @@ impl Write for &RotatingFile {
 fn append_to(path: &Path, max_bytes: u64) -> io::Result<Open> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let length = file.metadata()?.len();
-    Ok(Open {
-        file,
-        length,
-        limit: max_bytes,
-    })
+    Ok(Open { file, length, limit: max_bytes })
 }
 
 fn numbered(path: &Path, number: usize) -> PathBuf {
@@ -144,10 +136,8 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -163,10 +153,7 @@ mod tests {
         assert_eq!(read(&path), "line 4..\n");
         assert_eq!(read(&numbered(&path, 1)), "line 2..\nline 3..\n");
         assert_eq!(read(&numbered(&path, 2)), "line 0..\nline 1..\n");
-        assert_eq!(
-            names(path.parent().unwrap()),
-            ["worker.log", "worker.log.1", "worker.log.2"]
-        );
+        assert_eq!(names(path.parent().unwrap()), ["worker.log", "worker.log.1", "worker.log.2"]);
     }
 
     #[test]
@@ -228,10 +215,7 @@ mod tests {
     fn two_processes_on_one_file_rotate_it_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.log");
-        let (one, two) = (
-            RotatingFile::open(&path, 8).unwrap(),
-            RotatingFile::open(&path, 8).unwrap(),
-        );
+        let (one, two) = (RotatingFile::open(&path, 8).unwrap(), RotatingFile::open(&path, 8).unwrap());
         put(&one, "one 1\n");
         put(&two, "two 1\n");
         put(&one, "one 2\n");
@@ -271,9 +255,8 @@ mod tests {
             lines.extend(read(&folder.path().join(name)).lines().map(str::to_owned));
         }
         lines.sort();
-        let mut expected: Vec<_> = (0..4)
-            .flat_map(|t| (0..100).map(move |n| format!("{t} {n:05}")))
-            .collect();
+        let mut expected: Vec<_> =
+            (0..4).flat_map(|t| (0..100).map(move |n| format!("{t} {n:05}"))).collect();
         expected.sort();
         assert_eq!(lines, expected);
         assert_eq!(names(folder.path()).len(), 4);

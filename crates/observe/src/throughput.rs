@@ -27,10 +27,7 @@ pub(crate) struct Throughput {
 
 impl Throughput {
     pub(crate) fn new(start: Instant) -> Self {
-        Self {
-            start,
-            slots: [const { AtomicU64::new(0) }; SLOTS],
-        }
+        Self { start, slots: [const { AtomicU64::new(0) }; SLOTS] }
     }
 
     /// Counts `bytes` at `now`. A `now` before the start counts as the start.
@@ -62,11 +59,7 @@ impl Throughput {
         for age in 0..=TICKS.min(tick) {
             let held = self.bytes_of(tick - age) as f64;
             // The oldest tick reaches out of the window: it counts by the share that is still inside.
-            let share = if age == TICKS {
-                1.0 - (now_ms % TICK_MS) as f64 / TICK_MS as f64
-            } else {
-                1.0
-            };
+            let share = if age == TICKS { 1.0 - (now_ms % TICK_MS) as f64 / TICK_MS as f64 } else { 1.0 };
             bytes += held * share;
         }
         bytes * 8.0 / WINDOW.as_secs_f64() / 1e9
@@ -74,11 +67,7 @@ impl Throughput {
 
     fn bytes_of(&self, tick: u64) -> u64 {
         let word = self.slots[tick as usize % SLOTS].load(Ordering::Relaxed);
-        if word >> BYTES_BITS == tick & TICK_MASK {
-            word & BYTES_MASK
-        } else {
-            0
-        }
+        if word >> BYTES_BITS == tick & TICK_MASK { word & BYTES_MASK } else { 0 }
     }
 
     fn elapsed_ms(&self, now: Instant) -> u64 {

@@ -251,9 +251,7 @@ impl World {
                     }
                     Failure::TooManyRecoveries { .. } => true,
                     // The root that a caller named left before its call began.
-                    Failure::Impossible { .. } => {
-                        called.fingerprint.collective == Collective::Broadcast
-                    }
+                    Failure::Impossible { .. } => called.fingerprint.collective == Collective::Broadcast,
                     Failure::TimedOut { .. } | Failure::Deadlock { .. } => false,
                 };
                 if !expected {

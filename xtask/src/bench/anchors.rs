@@ -35,17 +35,7 @@ pub(super) const GLOO: Anchor = Anchor {
     compiler: "g++",
     standard: "-std=c++17",
     libraries: &["-lgloo"],
-    probe: &[
-        "g++",
-        "-E",
-        "-x",
-        "c++",
-        "-include",
-        "gloo/allreduce.h",
-        "-o",
-        "/dev/null",
-        "/dev/null",
-    ],
+    probe: &["g++", "-E", "-x", "c++", "-include", "gloo/allreduce.h", "-o", "/dev/null", "/dev/null"],
     packages: "g++ libgloo-dev",
 };
 
@@ -82,10 +72,7 @@ pub(super) struct Missing {
 
 impl Anchor {
     fn missing(&self, why: impl Into<String>) -> Missing {
-        Missing {
-            why: why.into(),
-            fix: format!("apt-get install -y {}", self.packages),
-        }
+        Missing { why: why.into(), fix: format!("apt-get install -y {}", self.packages) }
     }
 
     /// The built program, or why it cannot be built here.
@@ -102,10 +89,7 @@ impl Anchor {
                 return Err(self.missing(format!("`{program}` is not installed")));
             }
         }
-        let probed = Command::new(self.probe[0])
-            .args(&self.probe[1..])
-            .stdin(Stdio::null())
-            .output();
+        let probed = Command::new(self.probe[0]).args(&self.probe[1..]).stdin(Stdio::null()).output();
         match probed {
             Ok(output) if !output.status.success() => {
                 Err(self.missing("the library's headers are not installed"))
@@ -150,9 +134,7 @@ impl Places {
     /// The checkout that this program was built from.
     pub(super) fn find() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let root = root
-            .canonicalize()
-            .with_context(|| format!("the checkout {} is gone", root.display()))?;
+        let root = root.canonicalize().with_context(|| format!("the checkout {} is gone", root.display()))?;
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
         Ok(Self { root, target })
@@ -167,10 +149,7 @@ impl Places {
             .status()
             .context("cannot start cargo")?;
         let instead = "or leave `ours` and `ours-in-place` out with --only";
-        ensure!(
-            built.success(),
-            "`pccl` does not build ({built}): fix that, {instead}"
-        );
+        ensure!(built.success(), "`pccl` does not build ({built}): fix that, {instead}");
         let program = self.target.join("release/pccl");
         ensure!(
             program.is_file(),
@@ -221,10 +200,7 @@ mod tests {
 
     #[test]
     fn what_is_not_installed_says_how_to_install_it() {
-        let absent = Anchor {
-            compiler: "no-such-compiler",
-            ..GLOO
-        };
+        let absent = Anchor { compiler: "no-such-compiler", ..GLOO };
         let missing = absent.find().unwrap_err();
         assert!(missing.why.contains("no-such-compiler"));
         assert!(missing.fix.starts_with("apt-get install") && missing.fix.contains("libgloo-dev"));
@@ -238,12 +214,8 @@ mod tests {
         assert!(!is_newer(&program, &[&source]).unwrap());
         fs::write(&program, "").unwrap();
         let at = |seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
-        let touch = |path: &Path, seconds| {
-            fs::File::options()
-                .write(true)
-                .open(path)?
-                .set_modified(at(seconds))
-        };
+        let touch =
+            |path: &Path, seconds| fs::File::options().write(true).open(path)?.set_modified(at(seconds));
         touch(&source, 100).unwrap();
         touch(&program, 200).unwrap();
         assert!(is_newer(&program, &[&source]).unwrap());

@@ -24,34 +24,10 @@ const MIB: u64 = 1 << 20;
 
 /// All bars.
 pub(super) const BARS: [Bar; 4] = [
-    Bar {
-        against: System::MpiTcp,
-        least: 0,
-        most: 64 * KIB,
-        limit: 2.0,
-        goal: None,
-    },
-    Bar {
-        against: System::MpiTcp,
-        least: MIB,
-        most: MIB,
-        limit: 1.0,
-        goal: None,
-    },
-    Bar {
-        against: System::GlooRing,
-        least: 16 * MIB,
-        most: 256 * MIB,
-        limit: 0.75,
-        goal: Some(0.65),
-    },
-    Bar {
-        against: System::Libpccl,
-        least: 16 * MIB,
-        most: 256 * MIB,
-        limit: 0.5,
-        goal: None,
-    },
+    Bar { against: System::MpiTcp, least: 0, most: 64 * KIB, limit: 2.0, goal: None },
+    Bar { against: System::MpiTcp, least: MIB, most: MIB, limit: 1.0, goal: None },
+    Bar { against: System::GlooRing, least: 16 * MIB, most: 256 * MIB, limit: 0.75, goal: Some(0.65) },
+    Bar { against: System::Libpccl, least: 16 * MIB, most: 256 * MIB, limit: 0.5, goal: None },
 ];
 
 /// How one cell did against one bar.
@@ -103,9 +79,7 @@ mod tests {
     use super::*;
 
     fn judged(bytes: u64, ours: f64, theirs: f64) -> Vec<Verdict> {
-        judge(4, bytes, |system| {
-            Some(if system == System::Ours { ours } else { theirs })
-        })
+        judge(4, bytes, |system| Some(if system == System::Ours { ours } else { theirs }))
     }
 
     #[test]
@@ -148,10 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_judged() {
-        assert_eq!(
-            judge(2, 16 * MIB, |system| (system == System::GlooRing).then_some(1.0)),
-            []
-        );
+        assert_eq!(judge(2, 16 * MIB, |system| (system == System::GlooRing).then_some(1.0)), []);
         let verdicts = judge(2, 16 * MIB, |system| (system != System::Libpccl).then_some(1.0));
         assert_eq!(verdicts.len(), 1);
         assert!((verdicts[0].ratio - 1.0).abs() < 1e-12);

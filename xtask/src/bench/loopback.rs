@@ -78,9 +78,7 @@ fn receive(stream: &mut TcpStream, bytes: u64, deadline: &Deadline) -> Result<()
     let mut left = bytes;
     while left > 0 {
         let most = usize::try_from(left).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
-        let n = stream
-            .read(&mut buffer[..most])
-            .context("cannot read from loopback")?;
+        let n = stream.read(&mut buffer[..most]).context("cannot read from loopback")?;
         ensure!(n > 0, "the loopback source ended early");
         left -= n as u64;
         deadline.check()?;

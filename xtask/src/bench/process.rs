@@ -55,11 +55,7 @@ pub(super) struct Deadline {
 impl Deadline {
     /// `limit` from now.
     pub(super) fn after(limit: Duration, stop: &Stop) -> Self {
-        Self {
-            until: Instant::now() + limit,
-            limit,
-            stop: stop.clone(),
-        }
+        Self { until: Instant::now() + limit, limit, stop: stop.clone() }
     }
 
     /// Err once the time is over or a signal came.
@@ -68,10 +64,7 @@ impl Deadline {
             bail!("interrupted");
         }
         if Instant::now() >= self.until {
-            bail!(
-                "not finished after {} s; --timeout-s allows more",
-                self.limit.as_secs()
-            );
+            bail!("not finished after {} s; --timeout-s allows more", self.limit.as_secs());
         }
         Ok(())
     }
@@ -104,11 +97,7 @@ impl Crew {
     /// Nobody yet.
     pub(super) fn new() -> Self {
         let (sender, events) = mpsc::channel();
-        Self {
-            members: Vec::new(),
-            sender,
-            events,
-        }
+        Self { members: Vec::new(), sender, events }
     }
 
     /// Starts `command` without standard input. Returns its number in the crew.
@@ -145,16 +134,7 @@ impl Crew {
         }
         let pid = Pid::from_child(&child);
         let (stdout, stdout_closed, exit_seen, status) = (String::new(), false, None, None);
-        self.members.push(Member {
-            name,
-            child,
-            pid,
-            stdout,
-            stdout_closed,
-            stderr,
-            exit_seen,
-            status,
-        });
+        self.members.push(Member { name, child, pid, stdout, stdout_closed, stderr, exit_seen, status });
         Ok(number)
     }
 
@@ -202,9 +182,7 @@ impl Crew {
 
     /// What the first member that said anything on standard error said last.
     fn last_words(&self) -> Option<String> {
-        self.members
-            .iter()
-            .find_map(|m| m.complaint().map(|words| format!("{}: {words}", m.name)))
+        self.members.iter().find_map(|m| m.complaint().map(|words| format!("{}: {words}", m.name)))
     }
 }
 
@@ -238,10 +216,7 @@ impl Member {
 
     fn reap(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::KILL);
-        let status = self
-            .child
-            .wait()
-            .with_context(|| format!("cannot wait for {}", self.name))?;
+        let status = self.child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
         self.status = Some(status);
         Ok(status)
     }
@@ -320,9 +295,7 @@ mod tests {
     #[test]
     fn a_failure_says_who_and_why() {
         let mut crew = Crew::new();
-        let number = crew
-            .spawn("broken", &mut shell("echo the disk is full >&2; exit 3"))
-            .unwrap();
+        let number = crew.spawn("broken", &mut shell("echo the disk is full >&2; exit 3")).unwrap();
         let error = crew.wait_for_end(number, &long()).unwrap_err().to_string();
         assert!(
             error.contains("broken") && error.contains("the disk is full") && error.contains('3'),
@@ -335,20 +308,13 @@ mod tests {
         let mut crew = Crew::new();
         let waiting = crew.spawn("waiting", &mut shell("sleep 600")).unwrap();
         crew.spawn("broken", &mut shell("exit 1")).unwrap();
-        assert!(
-            crew.wait_for_end(waiting, &long())
-                .unwrap_err()
-                .to_string()
-                .contains("broken")
-        );
+        assert!(crew.wait_for_end(waiting, &long()).unwrap_err().to_string().contains("broken"));
     }
 
     #[test]
     fn input_tells_a_member_to_end_and_a_line_that_it_is_ready() {
         let mut crew = Crew::new();
-        let (number, input) = crew
-            .spawn_with_input("cat", &mut shell("echo ready; cat"))
-            .unwrap();
+        let (number, input) = crew.spawn_with_input("cat", &mut shell("echo ready; cat")).unwrap();
         crew.wait_for_line(number, "ready", &long()).unwrap();
         drop(input);
         crew.wait_for_end(number, &long()).unwrap();
@@ -357,12 +323,8 @@ mod tests {
     #[test]
     fn nobody_survives_the_crew_not_even_grandchildren_that_ignore_sigterm() {
         let mut crew = Crew::new();
-        let number = crew
-            .spawn(
-                "parent",
-                &mut shell("trap '' TERM; sleep 600 & echo $!; wait; sleep 600"),
-            )
-            .unwrap();
+        let number =
+            crew.spawn("parent", &mut shell("trap '' TERM; sleep 600 & echo $!; wait; sleep 600")).unwrap();
         while crew.members[number].stdout.is_empty() {
             crew.turn(&long()).unwrap();
         }
@@ -379,20 +341,10 @@ mod tests {
         let mut crew = Crew::new();
         let number = crew.spawn("sleeper", &mut shell("sleep 600")).unwrap();
         let over = Deadline::after(Duration::ZERO, &Stop::default());
-        assert!(
-            crew.wait_for_end(number, &over)
-                .unwrap_err()
-                .to_string()
-                .contains("not finished")
-        );
+        assert!(crew.wait_for_end(number, &over).unwrap_err().to_string().contains("not finished"));
         let stop = Stop::default();
         stop.0.store(true, Ordering::Relaxed);
         let deadline = Deadline::after(Duration::from_secs(60), &stop);
-        assert!(
-            crew.wait_for_end(number, &deadline)
-                .unwrap_err()
-                .to_string()
-                .contains("interrupted")
-        );
+        assert!(crew.wait_for_end(number, &deadline).unwrap_err().to_string().contains("interrupted"));
     }
 }

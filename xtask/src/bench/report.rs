@@ -30,12 +30,7 @@ pub(super) struct Outcome {
 impl Outcome {
     /// Nothing measured yet.
     pub(super) fn new(system: System) -> Self {
-        Self {
-            system,
-            median_s: None,
-            rounds: Vec::new(),
-            failure: None,
-        }
+        Self { system, median_s: None, rounds: Vec::new(), failure: None }
     }
 
     /// Takes one more round.
@@ -51,11 +46,7 @@ impl Outcome {
             Err(error) => self.failure = Some(format!("{error:#}")),
         }
         let medians: Vec<f64> = self.rounds.iter().map(|row| row.median_s).collect();
-        self.median_s = if self.failure.is_none() {
-            row::median(&medians)
-        } else {
-            None
-        };
+        self.median_s = if self.failure.is_none() { row::median(&medians) } else { None };
     }
 
     fn gave_wrong_results(&self) -> bool {
@@ -78,10 +69,7 @@ pub(super) struct Cell {
 
 impl Cell {
     fn median_s(&self, system: System) -> Option<f64> {
-        self.outcomes
-            .iter()
-            .find(|outcome| outcome.system == system)?
-            .median_s
+        self.outcomes.iter().find(|outcome| outcome.system == system)?.median_s
     }
 
     /// `ours / other`, where both were measured.
@@ -145,20 +133,11 @@ impl Report {
         for cell in &self.cells {
             for &against in self.systems.iter().filter(|system| **system != System::Ours) {
                 if let Some(ratio) = cell.ratio(against) {
-                    ratios.push(Comparison {
-                        peers: cell.peers,
-                        bytes: cell.bytes,
-                        against,
-                        ratio,
-                    });
+                    ratios.push(Comparison { peers: cell.peers, bytes: cell.bytes, against, ratio });
                 }
             }
         }
-        serde_json::to_string_pretty(&Document {
-            report: self,
-            ratios,
-            bars: self.verdicts(),
-        })
+        serde_json::to_string_pretty(&Document { report: self, ratios, bars: self.verdicts() })
     }
 
     /// Tables, bars, and what went wrong.
@@ -183,16 +162,11 @@ impl Report {
         );
         let times = |cell: &Cell, system| cell.median_s(system).map_or_else(|| "–".to_owned(), time);
         write_table(out, "time", &cells, &self.systems, times);
-        let others: Vec<System> = self
-            .systems
-            .iter()
-            .copied()
-            .filter(|system| *system != System::Ours)
-            .collect();
+        let others: Vec<System> =
+            self.systems.iter().copied().filter(|system| *system != System::Ours).collect();
         if self.systems.contains(&System::Ours) && !others.is_empty() {
             let ratios = |cell: &Cell, system| {
-                cell.ratio(system)
-                    .map_or_else(|| "–".to_owned(), |r| format!("{r:.2}"))
+                cell.ratio(system).map_or_else(|| "–".to_owned(), |r| format!("{r:.2}"))
             };
             write_table(out, "ours /", &cells, &others, ratios);
         }
@@ -223,10 +197,7 @@ impl Report {
     }
 
     fn write_trouble(&self, out: &mut String) {
-        if let Some(load) = self
-            .load_before
-            .filter(|load| *load > BUSY_LOAD * self.cores as f64)
-        {
+        if let Some(load) = self.load_before.filter(|load| *load > BUSY_LOAD * self.cores as f64) {
             let _ = writeln!(
                 out,
                 "note: the machine was busy before the run (load {load:.2}): measure again when quiet"
@@ -313,20 +284,8 @@ mod tests {
 
     fn report(outcomes: Vec<Outcome>) -> Report {
         let systems = outcomes.iter().map(|outcome| outcome.system).collect();
-        let cell = Cell {
-            peers: 2,
-            bytes: 1 << 20,
-            outcomes,
-            skipped: None,
-        };
-        Report {
-            cores: 2,
-            load_before: None,
-            rounds: 3,
-            systems,
-            skipped: Vec::new(),
-            cells: vec![cell],
-        }
+        let cell = Cell { peers: 2, bytes: 1 << 20, outcomes, skipped: None };
+        Report { cores: 2, load_before: None, rounds: 3, systems, skipped: Vec::new(), cells: vec![cell] }
     }
 
     #[test]
@@ -352,10 +311,7 @@ mod tests {
         let mut failed = outcome(System::Ours, &[1.0]);
         failed.add(Err(anyhow::anyhow!("peer 1 died")));
         failed.add(Ok(row(1.0, 0)));
-        assert_eq!(
-            (failed.median_s, failed.failure.as_deref()),
-            (None, Some("peer 1 died"))
-        );
+        assert_eq!((failed.median_s, failed.failure.as_deref()), (None, Some("peer 1 died")));
 
         let mut wrong = outcome(System::Ours, &[1.0]);
         wrong.add(Ok(row(1.0, 5)));
@@ -368,20 +324,8 @@ mod tests {
 
     #[test]
     fn the_text_has_times_ratios_and_bars() {
-        let text = report(vec![
-            outcome(System::Ours, &[0.001]),
-            outcome(System::MpiTcp, &[0.002]),
-        ])
-        .text();
-        for part in [
-            "2 peers",
-            "1MiB",
-            "1.00 ms",
-            "2.00 ms",
-            "0.50",
-            "pass",
-            "1 of 1 bars",
-        ] {
+        let text = report(vec![outcome(System::Ours, &[0.001]), outcome(System::MpiTcp, &[0.002])]).text();
+        for part in ["2 peers", "1MiB", "1.00 ms", "2.00 ms", "0.50", "pass", "1 of 1 bars"] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
     }
@@ -396,10 +340,7 @@ mod tests {
 
     #[test]
     fn the_document_has_cells_ratios_and_bars() {
-        let report = report(vec![
-            outcome(System::Ours, &[0.003]),
-            outcome(System::MpiTcp, &[0.002]),
-        ]);
+        let report = report(vec![outcome(System::Ours, &[0.003]), outcome(System::MpiTcp, &[0.002])]);
         let document: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(document["cells"][0]["outcomes"][1]["system"], "mpi-tcp");
         assert_eq!(document["cells"][0]["outcomes"][1]["rounds"][0]["iters"], 3);

@@ -40,18 +40,11 @@ pub(super) fn parse(output: &str) -> Result<Vec<Row>> {
 
 /// One row out of those of `expected` processes. An operation is as slow as its slowest peer.
 pub(super) fn fold(rows: &[Row], peers: u32, bytes: u64, expected: usize) -> Result<Row> {
-    let mine: Vec<&Row> = rows
-        .iter()
-        .filter(|row| row.peers == peers && row.bytes == bytes)
-        .collect();
+    let mine: Vec<&Row> = rows.iter().filter(|row| row.peers == peers && row.bytes == bytes).collect();
     let Some((first, others)) = mine.split_first() else {
         bail!("printed no result row for {peers} peers and {bytes} bytes");
     };
-    ensure!(
-        mine.len() == expected,
-        "printed {} result rows where {expected} were expected",
-        mine.len()
-    );
+    ensure!(mine.len() == expected, "printed {} result rows where {expected} were expected", mine.len());
     let mut folded = (*first).clone();
     for row in others {
         folded.median_s = folded.median_s.max(row.median_s);
@@ -108,9 +101,7 @@ mod tests {
 
     #[test]
     fn folds_to_the_slowest_peer_and_adds_wrong_elements() {
-        let slow = line()
-            .replace("0.001", "0.003")
-            .replace("\"wrong\":0", "\"wrong\":7");
+        let slow = line().replace("0.001", "0.003").replace("\"wrong\":0", "\"wrong\":7");
         let rows = parse(&format!("{}\n{slow}", line())).unwrap();
         let row = fold(&rows, 2, 4096, 2).unwrap();
         assert!((row.median_s - 0.003).abs() < 1e-12);
@@ -120,18 +111,8 @@ mod tests {
     #[test]
     fn a_missing_row_is_an_error() {
         let rows = parse(&line()).unwrap();
-        assert!(
-            fold(&rows, 2, 4096, 2)
-                .unwrap_err()
-                .to_string()
-                .contains("1 result rows where 2")
-        );
-        assert!(
-            fold(&rows, 4, 4096, 1)
-                .unwrap_err()
-                .to_string()
-                .contains("no result row for 4 peers")
-        );
+        assert!(fold(&rows, 2, 4096, 2).unwrap_err().to_string().contains("1 result rows where 2"));
+        assert!(fold(&rows, 4, 4096, 1).unwrap_err().to_string().contains("no result row for 4 peers"));
     }
 
     #[test]

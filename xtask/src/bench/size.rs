@@ -18,18 +18,13 @@ impl FromStr for ByteSize {
             Some((_, factor)) => *factor,
             None if unit.is_empty() || unit == "B" => 1,
             None => {
-                return Err(format!(
-                    "unknown unit `{unit}`: use KiB, MiB, GiB, or a plain number of bytes"
-                ));
+                return Err(format!("unknown unit `{unit}`: use KiB, MiB, GiB, or a plain number of bytes"));
             }
         };
         let number: u64 = digits
             .parse()
             .map_err(|_| format!("`{text}` is no size: expected a whole number and a unit, such as 64MiB"))?;
-        number
-            .checked_mul(factor)
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is more than fits into 64 bits"))
+        number.checked_mul(factor).map(Self).ok_or_else(|| format!("`{text}` is more than fits into 64 bits"))
     }
 }
 

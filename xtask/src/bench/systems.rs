@@ -107,17 +107,13 @@ pub(super) fn prepare(
     timeout: Duration,
 ) -> Result<(Programs, Vec<System>, Vec<Skipped>)> {
     let places = Places::find()?;
-    let mut programs = Programs {
-        timeout,
-        ..Programs::default()
-    };
+    let mut programs = Programs { timeout, ..Programs::default() };
     if wanted.iter().any(|system| system.is_ours()) {
         programs.ours = Some(places.build_ours()?);
     }
     if let Some(path) = libpccl {
-        let absolute = path
-            .canonicalize()
-            .with_context(|| format!("--libpccl: there is no {}", path.display()))?;
+        let absolute =
+            path.canonicalize().with_context(|| format!("--libpccl: there is no {}", path.display()))?;
         programs.libpccl = Some(absolute);
     }
     let (mut ready, mut skipped) = (Vec::new(), Vec::new());
@@ -136,10 +132,7 @@ impl Programs {
             System::Ours | System::OursInPlace | System::Bound => return Ok(Ok(())),
             System::Libpccl if self.libpccl.is_none() => {
                 let why = "no library was named".to_owned();
-                return Ok(Err(Missing {
-                    why,
-                    fix: "name one: --libpccl PATH/libpccl.so".to_owned(),
-                }));
+                return Ok(Err(Missing { why, fix: "name one: --libpccl PATH/libpccl.so".to_owned() }));
             }
             System::GlooRing | System::GlooBcube => (&mut self.gloo, anchors::GLOO),
             System::MpiTcp | System::MpiShm => (&mut self.mpi, anchors::MPI),
@@ -156,10 +149,8 @@ impl Programs {
 
     /// One measurement of `system`. No process of it is left when this returns.
     pub(super) fn measure(&self, system: System, peers: u32, bytes: u64, stop: &Stop) -> Result<Row> {
-        let directory = tempfile::Builder::new()
-            .prefix("pccl-bench-")
-            .tempdir()
-            .context("no temporary directory")?;
+        let directory =
+            tempfile::Builder::new().prefix("pccl-bench-").tempdir().context("no temporary directory")?;
         let cell = Cell {
             peers,
             bytes,
@@ -171,10 +162,9 @@ impl Programs {
             System::Ours | System::OursInPlace => cell.ours(built(self.ours.as_ref())?, system),
             System::GlooRing => cell.gloo(built(self.gloo.as_ref())?, "ring"),
             System::GlooBcube => cell.gloo(built(self.gloo.as_ref())?, "bcube"),
-            System::MpiTcp => cell.mpi(
-                built(self.mpi.as_ref())?,
-                &["tcp,self", "--mca", "btl_tcp_if_include", "lo"],
-            ),
+            System::MpiTcp => {
+                cell.mpi(built(self.mpi.as_ref())?, &["tcp,self", "--mca", "btl_tcp_if_include", "lo"])
+            }
             System::MpiShm => cell.mpi(built(self.mpi.as_ref())?, &["vader,self"]),
             System::Libpccl => cell.libpccl(built(self.peer.as_ref())?, built(self.libpccl.as_ref())?),
             System::Bound => loopback::measure(peers, bytes, &cell.deadline),
@@ -183,9 +173,7 @@ impl Programs {
 }
 
 fn built(program: Option<&PathBuf>) -> Result<&Path> {
-    program
-        .map(PathBuf::as_path)
-        .context("this system was not prepared")
+    program.map(PathBuf::as_path).context("this system was not prepared")
 }
 
 /// One measurement.
@@ -208,15 +196,8 @@ impl Cell<'_> {
     /// The options of every anchor program that measures.
     fn options(&self) -> [String; 6] {
         let Self { bytes, timeout_s, .. } = self;
-        [
-            "--bytes",
-            &bytes.to_string(),
-            "--seconds",
-            LOOP_SECONDS,
-            "--timeout-s",
-            &timeout_s.to_string(),
-        ]
-        .map(str::to_owned)
+        ["--bytes", &bytes.to_string(), "--seconds", LOOP_SECONDS, "--timeout-s", &timeout_s.to_string()]
+            .map(str::to_owned)
     }
 
     /// Anchor programs of which each peer is one process.
@@ -237,13 +218,7 @@ impl Cell<'_> {
 
     fn ours(&self, program: &Path, system: System) -> Result<Row> {
         let mut command = self.command(program);
-        command.args([
-            "bench",
-            "--peers",
-            &self.peers.to_string(),
-            "--bytes",
-            &self.bytes.to_string(),
-        ]);
+        command.args(["bench", "--peers", &self.peers.to_string(), "--bytes", &self.bytes.to_string()]);
         command.args(["--op", "sum", "--dtype", "f32", "--json"]);
         if system == System::OursInPlace {
             command.arg("--in-place");
@@ -260,10 +235,7 @@ impl Cell<'_> {
         let mut numbers = Vec::new();
         for rank in 0..self.peers {
             let mut command = self.peer(program, rank);
-            command
-                .args(["--algorithm", algorithm])
-                .arg("--store")
-                .arg(&store);
+            command.args(["--algorithm", algorithm]).arg("--store").arg(&store);
             numbers.push(crew.spawn(format!("Gloo's rank {rank}"), &mut command)?);
         }
         self.finish(crew, &numbers, numbers.len())
@@ -281,16 +253,7 @@ impl Cell<'_> {
             "none",
         ]);
         command
-            .args([
-                "--mca",
-                "mpi_yield_when_idle",
-                "1",
-                "--mca",
-                "pml",
-                "ob1",
-                "--mca",
-                "btl",
-            ])
+            .args(["--mca", "mpi_yield_when_idle", "1", "--mca", "pml", "ob1", "--mca", "btl"])
             .args(transport);
         command.arg(program).args(self.options());
         let mut crew = Crew::new();
@@ -303,24 +266,14 @@ impl Cell<'_> {
         let port = free_port()?.to_string();
         let mut crew = Crew::new();
         let mut command = self.command(program);
-        command.args([
-            "--role",
-            "master",
-            "--port",
-            &port,
-            "--timeout-s",
-            &self.timeout_s.to_string(),
-        ]);
+        command.args(["--role", "master", "--port", &port, "--timeout-s", &self.timeout_s.to_string()]);
         command.arg("--library").arg(library);
         let (master, input) = crew.spawn_with_input("the PCCL master", &mut command)?;
         crew.wait_for_line(master, "ready", &self.deadline)?;
         let mut numbers = Vec::new();
         for rank in 0..self.peers {
             let mut command = self.peer(program, rank);
-            command
-                .args(["--role", "peer", "--port", &port])
-                .arg("--library")
-                .arg(library);
+            command.args(["--role", "peer", "--port", &port]).arg("--library").arg(library);
             let number = crew.spawn(format!("PCCL's rank {rank}"), &mut command)?;
             crew.wait_for_line(number, "joined", &self.deadline)?;
             numbers.push(number);
@@ -364,19 +317,9 @@ mod tests {
     #[test]
     fn cells_that_make_no_sense_are_refused() {
         assert!(check_cell(2, 4096).is_ok());
-        assert!(
-            check_cell(1, 4096)
-                .unwrap_err()
-                .to_string()
-                .contains("at least 2")
-        );
+        assert!(check_cell(1, 4096).unwrap_err().to_string().contains("at least 2"));
         for bytes in [0, 4097] {
-            assert!(
-                check_cell(2, bytes)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("multiple of 4")
-            );
+            assert!(check_cell(2, bytes).unwrap_err().to_string().contains("multiple of 4"));
         }
     }
 

@@ -71,16 +71,9 @@ fn check_crate(one: &Crate, all: &[Crate]) -> Vec<Violation> {
         );
         return vec![Violation::new(&one.manifest, 1, "known-crate", advice)];
     };
-    let mut found: Vec<_> = one
-        .dependencies
-        .iter()
-        .filter_map(|dependency| forbidden(one, dependency, allowed, all))
-        .collect();
-    for package in one
-        .closure
-        .iter()
-        .filter(|package| IMPURE.contains(&package.as_str()))
-    {
+    let mut found: Vec<_> =
+        one.dependencies.iter().filter_map(|dependency| forbidden(one, dependency, allowed, all)).collect();
+    for package in one.closure.iter().filter(|package| IMPURE.contains(&package.as_str())) {
         let advice = format!(
             "`{}` is pure and must not build on `{package}` (see `cargo tree -p {} -i {package}`): \
              take what it gives as an argument",
@@ -102,25 +95,13 @@ fn forbidden(one: &Crate, dependency: &Dependency, allowed: &[&str], all: &[Crat
     let advice = if dependency.for_tests {
         // Tests of a crate may use its neighbours; tests of a core would tie it to what it must not know.
         core.then(|| {
-            format!(
-                "`{}` uses nothing of ours, also in tests: move the test to `sim` or `comm`",
-                one.room
-            )
+            format!("`{}` uses nothing of ours, also in tests: move the test to `sim` or `comm`", one.room)
         })
     } else if NOT_SHIPPED.contains(&room) {
-        Some(format!(
-            "`{room}` is not shipped: use it in [dev-dependencies] only"
-        ))
+        Some(format!("`{room}` is not shipped: use it in [dev-dependencies] only"))
     } else if !allowed.contains(&room) {
-        let may = if allowed.is_empty() {
-            "nothing of ours".to_owned()
-        } else {
-            allowed.join(", ")
-        };
-        Some(format!(
-            "`{}` may use {may}, not `{room}`: see the arrows in ARCHITECTURE.md",
-            one.room
-        ))
+        let may = if allowed.is_empty() { "nothing of ours".to_owned() } else { allowed.join(", ") };
+        Some(format!("`{}` may use {may}, not `{room}`: see the arrows in ARCHITECTURE.md", one.room))
     } else {
         None
     };
@@ -132,10 +113,9 @@ mod tests {
     use super::*;
 
     fn room(name: &str, uses: &[(&str, bool)]) -> Crate {
-        let dependencies = uses.iter().map(|(package, for_tests)| Dependency {
-            package: (*package).to_owned(),
-            for_tests: *for_tests,
-        });
+        let dependencies = uses
+            .iter()
+            .map(|(package, for_tests)| Dependency { package: (*package).to_owned(), for_tests: *for_tests });
         Crate {
             room: name.to_owned(),
             folder: format!("crates/{name}"),
@@ -147,11 +127,7 @@ mod tests {
     }
 
     fn package(room: &str) -> String {
-        if room == "comm" {
-            "pccl".to_owned()
-        } else {
-            format!("pccl-{room}")
-        }
+        if room == "comm" { "pccl".to_owned() } else { format!("pccl-{room}") }
     }
 
     /// What is said about a house where only `one` has dependencies.
@@ -159,10 +135,7 @@ mod tests {
         let mut house: Vec<_> = ARROWS.iter().map(|(name, _)| room(name, &[])).collect();
         house.retain(|other| other.room != one.room);
         house.push(one);
-        check(&house)
-            .into_iter()
-            .map(|violation| (violation.rule, violation.advice))
-            .collect()
+        check(&house).into_iter().map(|violation| (violation.rule, violation.advice)).collect()
     }
 
     #[test]
@@ -171,20 +144,11 @@ mod tests {
             .iter()
             .map(|(name, allowed)| {
                 let packages: Vec<_> = allowed.iter().map(|other| package(other)).collect();
-                room(
-                    name,
-                    &packages
-                        .iter()
-                        .map(|package| (package.as_str(), false))
-                        .collect::<Vec<_>>(),
-                )
+                room(name, &packages.iter().map(|package| (package.as_str(), false)).collect::<Vec<_>>())
             })
             .collect();
         assert_eq!(check(&house), []);
-        assert_eq!(
-            said(room("net", &[("tracing", false), ("pccl-proto", false)])),
-            []
-        );
+        assert_eq!(said(room("net", &[("tracing", false), ("pccl-proto", false)])), []);
     }
 
     #[test]
@@ -192,19 +156,12 @@ mod tests {
         let said = said(room("net", &[("pccl-kernels", false)]));
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].0, "arrows");
-        assert!(
-            said[0].1.contains("`net` may use proto, observe, not `kernels`"),
-            "{}",
-            said[0].1
-        );
+        assert!(said[0].1.contains("`net` may use proto, observe, not `kernels`"), "{}", said[0].1);
     }
 
     #[test]
     fn tests_are_freer_but_not_those_of_a_core() {
-        assert_eq!(
-            said(room("comm", &[("pccl-master", true), ("pccl-sim", true)])),
-            []
-        );
+        assert_eq!(said(room("comm", &[("pccl-master", true), ("pccl-sim", true)])), []);
         assert_eq!(said(room("proto", &[("pccl-sim", true)]))[0].0, "arrows");
         assert_eq!(said(room("proto", &[("proptest", true)])), []);
     }
@@ -227,11 +184,7 @@ mod tests {
         let said = said(proto);
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].0, "pure-dependencies");
-        assert!(
-            said[0].1.contains("cargo tree -p pccl-proto -i getrandom"),
-            "{}",
-            said[0].1
-        );
+        assert!(said[0].1.contains("cargo tree -p pccl-proto -i getrandom"), "{}", said[0].1);
     }
 
     #[test]

@@ -22,11 +22,8 @@ pub(super) fn check(crates: &[Crate], sources: &[Source]) -> Vec<Violation> {
 
 fn size(one: &Crate, sources: &[Source]) -> Option<Violation> {
     let folder = format!("{}/", one.folder);
-    let lines: usize = sources
-        .iter()
-        .filter(|source| source.path.starts_with(&folder))
-        .map(|source| source.lines)
-        .sum();
+    let lines: usize =
+        sources.iter().filter(|source| source.path.starts_with(&folder)).map(|source| source.lines).sum();
     let advice =
         format!("{lines} lines, more than {CRATE_LINES}: cut the crate where the compiler can guard the cut");
     (lines > CRATE_LINES).then(|| Violation::new(&one.manifest, 1, "crate-size", advice))
@@ -53,34 +50,16 @@ mod tests {
     fn said(room: &str, text: &str) -> Vec<&'static str> {
         let folder = format!("crates/{room}");
         let path = format!("{folder}/src/lib.rs");
-        let one = Crate {
-            room: room.to_owned(),
-            folder,
-            roots: vec![path.clone()],
-            ..Crate::default()
-        };
-        let source = Source::parse(&TextFile {
-            path,
-            text: text.to_owned(),
-        })
-        .unwrap();
-        check(&[one], &[source])
-            .into_iter()
-            .map(|violation| violation.rule)
-            .collect()
+        let one = Crate { room: room.to_owned(), folder, roots: vec![path.clone()], ..Crate::default() };
+        let source = Source::parse(&TextFile { path, text: text.to_owned() }).unwrap();
+        check(&[one], &[source]).into_iter().map(|violation| violation.rule).collect()
     }
 
     #[test]
     fn a_root_has_a_doc_comment_and_forbids_unsafe() {
         assert_eq!(said("proto", "//! The core.\n#![forbid(unsafe_code)]\n"), [""; 0]);
-        assert_eq!(
-            said("proto", "// The core.\nfn f() {}\n"),
-            ["crate-doc", "forbid-unsafe"]
-        );
-        assert_eq!(
-            said("proto", "//! The core.\n#![deny(unsafe_code)]\n"),
-            ["forbid-unsafe"]
-        );
+        assert_eq!(said("proto", "// The core.\nfn f() {}\n"), ["crate-doc", "forbid-unsafe"]);
+        assert_eq!(said("proto", "//! The core.\n#![deny(unsafe_code)]\n"), ["forbid-unsafe"]);
     }
 
     #[test]

@@ -30,12 +30,7 @@ struct Violation {
 
 impl Violation {
     fn new(path: &str, line: usize, rule: &'static str, advice: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            rule,
-            advice: advice.into(),
-        }
+        Self { path: path.to_owned(), line, rule, advice: advice.into() }
     }
 }
 
@@ -54,11 +49,7 @@ pub(crate) fn run(update: bool) -> Result<ExitCode> {
         tree::write_ratchet(&lowered.to_string())?;
         println!("tidy: {} now lists {} exceptions", tree::RATCHET, lowered.len());
     }
-    Ok(if check()? {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if check()? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Checks the tree, prints what breaks a rule, and tells whether nothing does.
@@ -68,12 +59,7 @@ pub(crate) fn check() -> Result<bool> {
     for violation in &violations {
         println!("{violation}");
     }
-    println!(
-        "tidy: {} files, {} crates: {}",
-        tree.files.len(),
-        tree.crates.len(),
-        summary(violations.len())
-    );
+    println!("tidy: {} files, {} crates: {}", tree.files.len(), tree.crates.len(), summary(violations.len()));
     Ok(violations.is_empty())
 }
 
@@ -118,21 +104,13 @@ mod tests {
     fn this_repository_is_tidy() {
         let violations = violations(&Tree::read().unwrap()).unwrap();
         let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        assert!(
-            lines.is_empty(),
-            "{} (`cargo xtask tidy`):\n{}",
-            summary(lines.len()),
-            lines.join("\n")
-        );
+        assert!(lines.is_empty(), "{} (`cargo xtask tidy`):\n{}", summary(lines.len()), lines.join("\n"));
     }
 
     #[test]
     fn a_violation_reads_like_a_compiler_error() {
         let violation = Violation::new("crates/a/src/lib.rs", 7, "no-unsafe", "write it without");
-        assert_eq!(
-            violation.to_string(),
-            "crates/a/src/lib.rs:7: no-unsafe: write it without"
-        );
+        assert_eq!(violation.to_string(), "crates/a/src/lib.rs:7: no-unsafe: write it without");
     }
 
     #[test]

@@ -71,18 +71,10 @@ pub(super) type Measures = BTreeMap<Key, Measured>;
 pub(super) fn measure(sources: &[Source]) -> Measures {
     let mut measures = Measures::new();
     for source in sources {
-        measures.insert(
-            Key::File(source.path.clone()),
-            Measured {
-                length: source.lines,
-                line: FILE_LINES + 1,
-            },
-        );
+        measures
+            .insert(Key::File(source.path.clone()), Measured { length: source.lines, line: FILE_LINES + 1 });
         for function in &source.functions {
-            let here = Measured {
-                length: function.length,
-                line: function.line,
-            };
+            let here = Measured { length: function.length, line: function.line };
             let key = Key::Function(source.path.clone(), function.name.clone());
             let kept = measures.entry(key).or_insert(here);
             if kept.length < here.length {
@@ -151,9 +143,7 @@ impl Ratchet {
     /// The ratchet turned: what became shorter counts as it is now, what obeys or is gone is no longer listed.
     pub(super) fn lowered(&self, measures: &Measures) -> Self {
         let lower = |key: &Key| Some((key.clone(), self.lower(key, measures)?));
-        Self {
-            known: self.known.keys().filter_map(lower).collect(),
-        }
+        Self { known: self.known.keys().filter_map(lower).collect() }
     }
 
     fn lower(&self, key: &Key, measures: &Measures) -> Option<usize> {
@@ -170,20 +160,13 @@ fn parse_line(line: &str) -> Result<(Key, usize)> {
         ["function", path, name, length] => (Key::Function(path.to_owned(), name.to_owned()), length),
         _ => bail!("write `file PATH LENGTH` or `function PATH NAME LENGTH`"),
     };
-    Ok((
-        key,
-        length
-            .parse()
-            .with_context(|| format!("`{length}` is not a number of lines"))?,
-    ))
+    Ok((key, length.parse().with_context(|| format!("`{length}` is not a number of lines"))?))
 }
 
 impl fmt::Display for Ratchet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEADER)?;
-        self.known
-            .iter()
-            .try_for_each(|(key, length)| writeln!(f, "{key} {length}"))
+        self.known.iter().try_for_each(|(key, length)| writeln!(f, "{key} {length}"))
     }
 }
 
@@ -195,10 +178,7 @@ mod tests {
     /// A tree of one file with as many lines, in one function.
     fn tree(lines: usize) -> Measures {
         let text = format!("fn f() {{\n{}}}\n", "    g();\n".repeat(lines - 2));
-        let file = TextFile {
-            path: "a.rs".to_owned(),
-            text,
-        };
+        let file = TextFile { path: "a.rs".to_owned(), text };
         measure(&[Source::parse(&file).unwrap()])
     }
 
@@ -254,11 +234,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_understood_is_an_error_with_its_place() {
-        for text in [
-            "\nfile a.rs\n",
-            "\nfile a.rs many\n",
-            "file a.rs 900\nfile a.rs 901\n",
-        ] {
+        for text in ["\nfile a.rs\n", "\nfile a.rs many\n", "file a.rs 900\nfile a.rs 901\n"] {
             let error = format!("{:#}", Ratchet::parse(text).unwrap_err());
             assert!(error.contains("tidy-ratchet.txt:2"), "{error}");
         }

@@ -42,24 +42,14 @@ struct Token {
 impl Source {
     pub(super) fn parse(file: &TextFile) -> Result<Self, Violation> {
         let refuse = |at: proc_macro2::LineColumn, error: &dyn std::fmt::Display| {
-            Violation::new(
-                &file.path,
-                at.line,
-                "parses",
-                format!("this is not Rust: {error}"),
-            )
+            Violation::new(&file.path, at.line, "parses", format!("this is not Rust: {error}"))
         };
-        let stream: TokenStream = file
-            .text
-            .parse()
-            .map_err(|e: proc_macro2::LexError| refuse(e.span().start(), &e))?;
+        let stream: TokenStream =
+            file.text.parse().map_err(|e: proc_macro2::LexError| refuse(e.span().start(), &e))?;
         let mut tokens = Vec::new();
         flatten(stream.clone(), &mut tokens);
         let parsed: syn::File = syn::parse2(stream).map_err(|e| refuse(e.span().start(), &e))?;
-        let mut outline = Outline {
-            modules_at: modules_at(&file.path),
-            ..Outline::default()
-        };
+        let mut outline = Outline { modules_at: modules_at(&file.path), ..Outline::default() };
         outline.visit_file(&parsed);
         Ok(Self {
             path: file.path.clone(),
@@ -73,17 +63,13 @@ impl Source {
     }
 
     pub(super) fn has_doc(&self) -> bool {
-        self.inner_attributes
-            .iter()
-            .any(|attribute| attribute.path().is_ident("doc"))
+        self.inner_attributes.iter().any(|attribute| attribute.path().is_ident("doc"))
     }
 
     pub(super) fn forbids_unsafe(&self) -> bool {
         self.inner_attributes.iter().any(|attribute| {
             attribute.path().is_ident("forbid")
-                && attribute
-                    .parse_args::<syn::Path>()
-                    .is_ok_and(|path| path.is_ident("unsafe_code"))
+                && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("unsafe_code"))
         })
     }
 
@@ -97,10 +83,7 @@ impl Source {
 
     /// Whether these tokens stand at `at`.
     fn reads(&self, at: usize, tokens: &[&str]) -> bool {
-        tokens
-            .iter()
-            .enumerate()
-            .all(|(offset, text)| self.text(at + offset) == *text)
+        tokens.iter().enumerate().all(|(offset, text)| self.text(at + offset) == *text)
     }
 
     /// The index behind the bracket that closes the one at `open`.
@@ -126,11 +109,7 @@ pub(super) fn check(sources: &[Source]) -> Vec<Violation> {
         found.extend((0..source.tokens.len()).filter_map(|at| attribute(source, at)));
         if is_pure(&source.path) && !is_test_file(&source.path, &tests) {
             let shipped = |at: &usize| !source.is_tested_only(source.tokens[*at].line);
-            found.extend(
-                (0..source.tokens.len())
-                    .filter(shipped)
-                    .filter_map(|at| pure(source, at)),
-            );
+            found.extend((0..source.tokens.len()).filter(shipped).filter_map(|at| pure(source, at)));
         }
     }
     found
@@ -191,8 +170,7 @@ fn attribute(source: &Source, at: usize) -> Option<Violation> {
 }
 
 fn is_pure(path: &str) -> bool {
-    PURE.iter()
-        .any(|room| path.starts_with(&format!("crates/{room}/src/")))
+    PURE.iter().any(|room| path.starts_with(&format!("crates/{room}/src/")))
 }
 
 fn is_test_file(path: &str, test_modules: &[&String]) -> bool {
@@ -224,12 +202,7 @@ fn pure(source: &Source, at: usize) -> Option<Violation> {
         "std" if source.reads(at + 1, &[":", ":"]) => impure_module(source, at + 3)?,
         _ => return None,
     };
-    Some(Violation::new(
-        &source.path,
-        source.tokens[at].line,
-        "pure-source",
-        advice,
-    ))
+    Some(Violation::new(&source.path, source.tokens[at].line, "pure-source", advice))
 }
 
 /// What is impure in the path or the group of paths that follows `std::`.
@@ -251,11 +224,7 @@ fn impure_module(source: &Source, at: usize) -> Option<String> {
         }
         // To the next path of this group, over the groups inside it.
         while !["", ",", "}"].contains(&source.text(next)) {
-            next = if source.text(next) == "{" {
-                source.end_of_group(next)
-            } else {
-                next + 1
-            };
+            next = if source.text(next) == "{" { source.end_of_group(next) } else { next + 1 };
         }
         next += 1;
     }
@@ -279,10 +248,7 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
                 push(open.to_owned(), line);
                 flatten(group.stream(), tokens);
                 let line = group.span_close().end().line;
-                tokens.push(Token {
-                    text: close.to_owned(),
-                    line,
-                });
+                tokens.push(Token { text: close.to_owned(), line });
             }
         }
     }
@@ -292,11 +258,7 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
 fn modules_at(path: &str) -> String {
     let stem = path.trim_end_matches(".rs");
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
-    if ["lib", "main", "mod"].contains(&name) {
-        folder.to_owned()
-    } else {
-        stem.to_owned()
-    }
+    if ["lib", "main", "mod"].contains(&name) { folder.to_owned() } else { stem.to_owned() }
 }
 
 /// Walks a parsed file and notes its functions and what only tests see.
@@ -314,10 +276,7 @@ impl Outline {
         let line = signature.span().start().line;
         let length = body.brace_token.span.close().end().line + 1 - line;
         let scope = self.scope.iter().cloned();
-        let name = scope
-            .chain([signature.ident.to_string()])
-            .collect::<Vec<_>>()
-            .join("::");
+        let name = scope.chain([signature.ident.to_string()]).collect::<Vec<_>>().join("::");
         self.functions.push(Function { name, line, length });
     }
 
@@ -337,19 +296,14 @@ impl Outline {
 
 fn is_cfg_test(attribute: &syn::Attribute) -> bool {
     attribute.path().is_ident("cfg")
-        && attribute
-            .parse_args::<syn::Path>()
-            .is_ok_and(|path| path.is_ident("test"))
+        && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
 }
 
 fn type_name(of: &syn::Type) -> String {
     match of {
-        syn::Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .map(|last| last.ident.to_string())
-            .unwrap_or_default(),
+        syn::Type::Path(path) => {
+            path.path.segments.last().map(|last| last.ident.to_string()).unwrap_or_default()
+        }
         syn::Type::Reference(reference) => type_name(&reference.elem),
         _ => "_".to_owned(),
     }

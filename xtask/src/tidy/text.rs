@@ -11,12 +11,7 @@ const PRIVATE_FOLDERS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/")]
 
 pub(super) fn check(file: &TextFile) -> Vec<Violation> {
     let mut found: Vec<_> = workspace_lints(file).into_iter().collect();
-    for (number, line) in file
-        .text
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
-    {
+    for (number, line) in file.text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
         if line.contains(UNFINISHED) {
             let advice = format!("finish it, or open an issue and name it here instead of {UNFINISHED}");
             found.push(Violation::new(&file.path, number, "unfinished", advice));
@@ -50,21 +45,13 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> Vec<(usize, &'static str)> {
-        let file = TextFile {
-            path: "docs/a.md".to_owned(),
-            text: text.to_owned(),
-        };
-        check(&file)
-            .into_iter()
-            .map(|violation| (violation.line, violation.rule))
-            .collect()
+        let file = TextFile { path: "docs/a.md".to_owned(), text: text.to_owned() };
+        check(&file).into_iter().map(|violation| (violation.line, violation.rule)).collect()
     }
 
     #[test]
     fn a_private_path_is_found_where_it_starts() {
-        let [work, root] = PRIVATE_FOLDERS else {
-            panic!("two folders")
-        };
+        let [work, root] = PRIVATE_FOLDERS else { panic!("two folders") };
         assert_eq!(
             said(&format!("ok\nopen({work}x)\n\"{root}y\"\n")),
             [(2, "private-path"), (3, "private-path")]
@@ -75,34 +62,17 @@ mod tests {
     #[test]
     fn part_of_another_path_is_not_one() {
         let work = PRIVATE_FOLDERS[0];
-        assert_eq!(
-            said(&format!(
-                "a{work}x https://host.org{work} ${{HOME}}{work} ~{work}"
-            )),
-            []
-        );
+        assert_eq!(said(&format!("a{work}x https://host.org{work} ${{HOME}}{work} ~{work}")), []);
     }
 
     #[test]
     fn a_crate_takes_the_lints_of_the_workspace() {
         let said = |path: &str, text: &str| {
-            let file = TextFile {
-                path: path.to_owned(),
-                text: text.to_owned(),
-            };
-            check(&file)
-                .into_iter()
-                .map(|violation| violation.rule)
-                .collect::<Vec<_>>()
+            let file = TextFile { path: path.to_owned(), text: text.to_owned() };
+            check(&file).into_iter().map(|violation| violation.rule).collect::<Vec<_>>()
         };
-        assert_eq!(
-            said("crates/a/Cargo.toml", "[package]\n[dependencies]\n"),
-            ["workspace-lints"]
-        );
-        assert_eq!(
-            said("crates/a/Cargo.toml", "[package]\n\n[lints]\nworkspace = true\n"),
-            [""; 0]
-        );
+        assert_eq!(said("crates/a/Cargo.toml", "[package]\n[dependencies]\n"), ["workspace-lints"]);
+        assert_eq!(said("crates/a/Cargo.toml", "[package]\n\n[lints]\nworkspace = true\n"), [""; 0]);
         assert_eq!(said("Cargo.toml", "[workspace]\n"), [""; 0]);
     }
 

@@ -54,9 +54,7 @@ pub(super) struct Dependency {
 
 impl TextFile {
     pub(super) fn is_rust(&self) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|extension| extension == "rs")
+        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 }
 
@@ -72,11 +70,7 @@ impl Tree {
         }
         let ratchet =
             fs::read_to_string(root.join(RATCHET)).with_context(|| format!("failed to read {RATCHET}"))?;
-        Ok(Self {
-            files,
-            crates: crates(root)?,
-            ratchet,
-        })
+        Ok(Self { files, crates: crates(root)?, ratchet })
     }
 }
 
@@ -87,8 +81,7 @@ pub(super) fn write_ratchet(text: &str) -> Result<()> {
 /// What git tracks or would track. Outside a repository (an unpacked archive): every file that is not build output.
 fn paths(root: &Path) -> Result<Vec<String>> {
     let mut git = Command::new("git");
-    git.current_dir(root)
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let mut paths = Vec::new();
     if let Ok(list) = stage::read(git) {
         paths.extend(list.split_terminator('\0').map(str::to_owned));
@@ -105,11 +98,7 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> std::io::Result
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let path = if prefix.is_empty() {
-            name.clone()
-        } else {
-            format!("{prefix}/{name}")
-        };
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
         if !entry.file_type()?.is_dir() {
             found.push(path);
         } else if name != ".git" && name != "target" {
@@ -121,21 +110,14 @@ fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> std::io::Result
 
 fn crates(root: &Path) -> Result<Vec<Crate>> {
     // Without dependencies this asks no registry: tidy works offline and on a fresh clone.
-    let metadata = MetadataCommand::new()
-        .current_dir(root)
-        .no_deps()
-        .exec()
-        .context("failed to read the workspace")?;
+    let metadata =
+        MetadataCommand::new().current_dir(root).no_deps().exec().context("failed to read the workspace")?;
     let base = &metadata.workspace_root;
     let relative = |path: &Path| -> String {
         let inside = path.strip_prefix(base).unwrap_or(path);
         inside.to_string_lossy().replace('\\', "/")
     };
-    metadata
-        .packages
-        .iter()
-        .map(|package| read_crate(package, &relative))
-        .collect()
+    metadata.packages.iter().map(|package| read_crate(package, &relative)).collect()
 }
 
 fn read_crate(package: &Package, relative: &dyn Fn(&Path) -> String) -> Result<Crate> {
@@ -143,30 +125,18 @@ fn read_crate(package: &Package, relative: &dyn Fn(&Path) -> String) -> Result<C
     let folder = manifest.trim_end_matches("/Cargo.toml").to_owned();
     let room = folder.rsplit('/').next().unwrap_or_default().to_owned();
     let ships = |kind: &TargetKind| {
-        matches!(
-            kind,
-            TargetKind::Lib | TargetKind::Bin | TargetKind::CDyLib | TargetKind::ProcMacro
-        )
+        matches!(kind, TargetKind::Lib | TargetKind::Bin | TargetKind::CDyLib | TargetKind::ProcMacro)
     };
-    let targets = package
-        .targets
-        .iter()
-        .filter(|target| target.kind.iter().any(ships));
+    let targets = package.targets.iter().filter(|target| target.kind.iter().any(ships));
     let dependencies = package.dependencies.iter().map(|dependency| Dependency {
         package: dependency.name.clone(),
         for_tests: dependency.kind == DependencyKind::Development,
     });
-    let closure = if PURE.contains(&room.as_str()) {
-        closure(&package.name)?
-    } else {
-        BTreeSet::new()
-    };
+    let closure = if PURE.contains(&room.as_str()) { closure(&package.name)? } else { BTreeSet::new() };
     Ok(Crate {
         package: package.name.to_string(),
         dependencies: dependencies.collect(),
-        roots: targets
-            .map(|target| relative(target.src_path.as_std_path()))
-            .collect(),
+        roots: targets.map(|target| relative(target.src_path.as_std_path())).collect(),
         room,
         folder,
         manifest,
@@ -178,14 +148,7 @@ fn read_crate(package: &Package, relative: &dyn Fn(&Path) -> String) -> Result<C
 /// the workspace would blame it for a feature that another crate turns on.
 fn closure(package: &str) -> Result<BTreeSet<String>> {
     let mut tree = stage::cargo();
-    tree.args([
-        "tree",
-        "--quiet",
-        "--package",
-        package,
-        "--edges",
-        "normal,build,no-proc-macro",
-    ]);
+    tree.args(["tree", "--quiet", "--package", package, "--edges", "normal,build,no-proc-macro"]);
     tree.args(["--prefix", "none", "--format", "{p}"]);
     let lines = stage::read(tree)?;
     let names = lines.lines().filter_map(|line| line.split_whitespace().next());
@@ -195,10 +158,7 @@ fn closure(package: &str) -> Result<BTreeSet<String>> {
 #[cfg(test)]
 impl Tree {
     pub(super) fn add(&mut self, path: &str, text: &str) {
-        self.files.push(TextFile {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        });
+        self.files.push(TextFile { path: path.to_owned(), text: text.to_owned() });
     }
 }
 
@@ -210,21 +170,12 @@ mod tests {
     fn this_crate_is_read_as_it_is() {
         let tree = Tree::read().unwrap();
         let me = tree.crates.iter().find(|one| one.room == "xtask").unwrap();
-        assert_eq!(
-            (me.folder.as_str(), me.manifest.as_str()),
-            ("xtask", "xtask/Cargo.toml")
-        );
+        assert_eq!((me.folder.as_str(), me.manifest.as_str()), ("xtask", "xtask/Cargo.toml"));
         assert_eq!(me.roots, ["xtask/src/main.rs"]);
         assert!(
-            me.dependencies
-                .iter()
-                .any(|dependency| dependency.package == "anyhow" && !dependency.for_tests)
+            me.dependencies.iter().any(|dependency| dependency.package == "anyhow" && !dependency.for_tests)
         );
-        assert!(
-            tree.files
-                .iter()
-                .any(|file| file.path == "xtask/src/tidy/tree.rs")
-        );
+        assert!(tree.files.iter().any(|file| file.path == "xtask/src/tidy/tree.rs"));
         assert!(!tree.files.iter().any(|file| file.path.starts_with("target/")));
     }
 

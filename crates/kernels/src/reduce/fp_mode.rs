@@ -131,11 +131,7 @@ mod tests {
         let result = work();
         let after = control::read();
         control::write(before);
-        assert_eq!(
-            after & !STICKY_FLAGS,
-            wanted,
-            "the thread's mode was not put back"
-        );
+        assert_eq!(after & !STICKY_FLAGS, wanted, "the thread's mode was not put back");
         result
     }
 
@@ -144,24 +140,15 @@ mod tests {
         let bits: [[u64; 4]; 2] = match dtype {
             DataType::Float16 => [[3, 0x3555, 0xB555, 0x0401], [2, 0x7001, 0x8001, 0x3803]],
             DataType::BFloat16 => [[3, 0x3EAB, 0xBEAB, 0x0081], [2, 0x4281, 0x8001, 0x3F03]],
-            DataType::Float32 => [
-                [3, 0x3EAA_AAAB, 0xBEAA_AAAB, 0x80_0001],
-                [2, 0x4280_0001, 0x8000_0001, 0x3F00_0003],
-            ],
+            DataType::Float32 => {
+                [[3, 0x3EAA_AAAB, 0xBEAA_AAAB, 0x80_0001], [2, 0x4280_0001, 0x8000_0001, 0x3F00_0003]]
+            }
             _ => [
-                [
-                    3,
-                    0x3FD5_5555_5555_5556,
-                    0xBFD5_5555_5555_5556,
-                    0x10_0000_0000_0001,
-                ],
+                [3, 0x3FD5_5555_5555_5556, 0xBFD5_5555_5555_5556, 0x10_0000_0000_0001],
                 [2, 0x4100_0000_0000_0001, 1 << 63 | 1, 0x3FE0_0000_0000_0003],
             ],
         };
-        let bytes = bits.map(|bits| {
-            bits.map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec())
-                .concat()
-        });
+        let bytes = bits.map(|bits| bits.map(|bits| bits.to_le_bytes()[..dtype.size()].to_vec()).concat());
         let [a, b] = bytes.map(|bytes| bytes.repeat(40));
         (a, b)
     }
@@ -185,21 +172,10 @@ mod tests {
                 scalar::reduce(dtype, op, &mut reduced, &a, &b);
                 scalar::finalize(dtype, ReduceOp::Avg, &mut average, 3);
                 let expected = [reduced.clone(), reduced.clone(), reduced, average];
-                for mode in [
-                    0,
-                    FLUSH_TO_ZERO,
-                    SUBNORMALS_ARE_ZERO,
-                    ROUND_DOWN,
-                    ROUND_UP,
-                    ROUND_TO_ZERO,
-                ] {
+                for mode in [0, FLUSH_TO_ZERO, SUBNORMALS_ARE_ZERO, ROUND_DOWN, ROUND_UP, ROUND_TO_ZERO] {
                     for isa in [Isa::BASELINE, Isa::active()] {
                         let results = in_mode(mode, || all_results(isa, dtype, op, &a, &b));
-                        assert!(
-                            results == expected,
-                            "{dtype} {op} in mode {mode:#x} on {}",
-                            isa.name()
-                        );
+                        assert!(results == expected, "{dtype} {op} in mode {mode:#x} on {}", isa.name());
                     }
                 }
             }

@@ -88,62 +88,38 @@ macro_rules! float {
             #[inline(always)]
             fn sum(self, other: Self) -> Self {
                 let result = self + other;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             #[inline(always)]
             fn product(self, other: Self) -> Self {
                 let result = self * other;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             #[inline(always)]
             fn greater(self, other: Self) -> Self {
                 // Each is one `max` instruction, which gives its second operand if both are zeros. The two
                 // differ then only if the zeros do, and the common bits of +0 and −0 are those of +0.
-                let (m, n) = (
-                    if self > other { self } else { other },
-                    if other > self { other } else { self },
-                );
+                let (m, n) =
+                    (if self > other { self } else { other }, if other > self { other } else { self });
                 let result = $T::from_bits(m.to_bits() & n.to_bits());
-                if self.is_nan() || other.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if self.is_nan() || other.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             #[inline(always)]
             fn lesser(self, other: Self) -> Self {
                 // As in `greater`: either zero's sign makes it −0.
-                let (m, n) = (
-                    if self < other { self } else { other },
-                    if other < self { other } else { self },
-                );
+                let (m, n) =
+                    (if self < other { self } else { other }, if other < self { other } else { self });
                 let result = $T::from_bits(m.to_bits() | n.to_bits());
-                if self.is_nan() || other.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if self.is_nan() || other.is_nan() { $T::from_bits($nan) } else { result }
             }
 
             #[inline(always)]
             fn divided_by(self, world: u32) -> Self {
                 let result = self / world as $T;
-                if result.is_nan() {
-                    $T::from_bits($nan)
-                } else {
-                    result
-                }
+                if result.is_nan() { $T::from_bits($nan) } else { result }
             }
         }
     };
@@ -247,11 +223,7 @@ impl Lane for F16 {
         // away.
         let lent = f32::from_bits(magnitude + LEAST_NORMAL) - f32::from_bits(LEAST_NORMAL);
         let exponent = bits & 0x7C00;
-        let normal = if exponent == 0x7C00 {
-            magnitude | 0x7F80_0000
-        } else {
-            magnitude + REBIAS
-        };
+        let normal = if exponent == 0x7C00 { magnitude | 0x7F80_0000 } else { magnitude + REBIAS };
         let unsigned = if exponent == 0 { lent.to_bits() } else { normal };
         f32::from_bits(sign | unsigned)
     }
@@ -266,20 +238,10 @@ impl Lane for F16 {
         let normal = (magnitude + 0xFFF + (magnitude >> 13 & 1)).wrapping_sub(REBIAS) >> 13;
         // The last place of an f32 between 0.5 and 1 is 2⁻²⁴, the unit of the subnormals: the addition
         // rounds to it.
-        let subnormal = (f32::from_bits(magnitude) + 0.5)
-            .to_bits()
-            .wrapping_sub(0.5_f32.to_bits());
-        let finite = if magnitude < LEAST_NORMAL {
-            subnormal
-        } else {
-            normal
-        };
+        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits());
+        let finite = if magnitude < LEAST_NORMAL { subnormal } else { normal };
         let special = if magnitude > 0x7F80_0000 { 0x7E00 } else { 0x7C00 };
-        let unsigned = if magnitude >= 65536_f32.to_bits() {
-            special
-        } else {
-            finite
-        };
+        let unsigned = if magnitude >= 65536_f32.to_bits() { special } else { finite };
         ((sign | unsigned) as u16).to_ne_bytes()
     }
 }

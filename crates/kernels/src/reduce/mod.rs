@@ -138,8 +138,5 @@ pub(crate) fn check(dtype: DataType, dst: &[u8], operands: &[&[u8]]) {
 }
 
 pub(crate) fn check_world(op: ReduceOp, world: u32) {
-    assert!(
-        op != ReduceOp::Avg || world > 0,
-        "bug of the caller: an average over a world of no peers"
-    );
+    assert!(op != ReduceOp::Avg || world > 0, "bug of the caller: an average over a world of no peers");
 }

@@ -132,12 +132,7 @@ fn divide(halves: &Halves, world: u32) -> Halves {
 #[target_feature(enable = "avx2,f16c")]
 fn widen(halves: &Halves) -> Values {
     let mut values = [0.0; STAGE];
-    for (halves, values) in halves
-        .as_chunks::<16>()
-        .0
-        .iter()
-        .zip(values.as_chunks_mut::<8>().0)
-    {
+    for (halves, values) in halves.as_chunks::<16>().0.iter().zip(values.as_chunks_mut::<8>().0) {
         // SAFETY: types of 16 bytes for which every bit pattern is valid.
         let halves = unsafe { transmute::<[u8; 16], __m128i>(*halves) };
         // SAFETY: types of 32 bytes for which every bit pattern is valid.
@@ -150,12 +145,7 @@ fn widen(halves: &Halves) -> Values {
 #[target_feature(enable = "avx2,f16c")]
 fn narrow(values: &Values) -> Halves {
     let mut halves = [0; 2 * STAGE];
-    for (values, halves) in values
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .zip(halves.as_chunks_mut::<16>().0)
-    {
+    for (values, halves) in values.as_chunks::<8>().0.iter().zip(halves.as_chunks_mut::<16>().0) {
         // SAFETY: types of 32 bytes for which every bit pattern is valid.
         let values = unsafe { transmute::<[f32; 8], __m256>(*values) };
         let narrowed = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);

@@ -47,7 +47,17 @@ impl Driver {
         (stop, questions): (Arc<AtomicBool>, Receiver<Sender<Status>>),
     ) -> Self {
         let master = Master::new(net.now(), config);
-        Self { net, waiter, storage, master, journal: Journal::default(), metrics, stop, questions, watch: Watch::default() }
+        Self {
+            net,
+            waiter,
+            storage,
+            master,
+            journal: Journal::default(),
+            metrics,
+            stop,
+            questions,
+            watch: Watch::default(),
+        }
     }
 
     /// Runs until it is stopped or cannot go on; `last` is the master's status then.

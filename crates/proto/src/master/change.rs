@@ -253,7 +253,12 @@ impl Master {
     }
 
     /// Whether the root of a broadcast does not stay: nobody else has what it was to send.
-    fn root_is_lost(&self, group: PeerGroup, reports: &BTreeMap<SessionId, Report>, (tag, n): (Tag, u32)) -> bool {
+    fn root_is_lost(
+        &self,
+        group: PeerGroup,
+        reports: &BTreeMap<SessionId, Report>,
+        (tag, n): (Tag, u32),
+    ) -> bool {
         let call = calls(reports, tag, n).first().map(|(_, f)| *f);
         let Some(f) = call.filter(|f| f.collective == Collective::Broadcast) else {
             return false;

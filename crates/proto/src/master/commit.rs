@@ -48,7 +48,13 @@ impl Master {
     }
 
     /// A member has started an attempt: if it cannot be, that need not be said again.
-    pub(super) fn started(&mut self, now: Time, group: PeerGroup, name: AttemptName, started: &StartedAttempt) {
+    pub(super) fn started(
+        &mut self,
+        now: Time,
+        group: PeerGroup,
+        name: AttemptName,
+        started: &StartedAttempt,
+    ) {
         let digest = started.fingerprint.digest();
         let state = self.groups.entry(group).or_default();
         let attempt = state.attempts.entry((name.tag, name.n)).or_insert_with(|| Attempt::new(now));
@@ -63,7 +69,11 @@ impl Master {
     pub(super) fn cannot_be(&mut self, now: Time, group: PeerGroup, name: AttemptName) {
         if name.epoch == self.epoch_of(group) {
             self.groups.entry(group).or_default().mismatched.insert((name.tag, name.n));
-            self.begin_change(now, group, "peers called different ops by the same tag, or one that does not fit");
+            self.begin_change(
+                now,
+                group,
+                "peers called different ops by the same tag, or one that does not fit",
+            );
         }
     }
 

@@ -134,9 +134,14 @@ impl fmt::Display for MasterEvent {
                  {retried} begin again, {failed} failed"
             ),
             Self::Synchronized { group, revision, receivers } => {
-                write!(f, "group {group}: shared state of revision {revision} stands; {receivers} peers received")
+                write!(
+                    f,
+                    "group {group}: shared state of revision {revision} stands; {receivers} peers received"
+                )
             }
-            Self::NobodyElected { group, why } => write!(f, "group {group}: no shared state was elected: {why}"),
+            Self::NobodyElected { group, why } => {
+                write!(f, "group {group}: no shared state was elected: {why}")
+            }
             Self::HearsNobody => f.write_str("no peer is heard: nobody is judged until somebody is"),
             Self::WasStopped { late_ms } => {
                 write!(f, "this process was stopped for {late_ms} ms: everybody gets a new timeout")

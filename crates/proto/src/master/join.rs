@@ -100,7 +100,9 @@ impl Master {
             ended = Some(vote);
             self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome: outcome.clone() });
         }
-        if let (Some(vote), Some(state)) = (ended.filter(|v| v.kind != VoteKind::Synchronize), self.groups.get_mut(&group)) {
+        if let (Some(vote), Some(state)) =
+            (ended.filter(|v| v.kind != VoteKind::Synchronize), self.groups.get_mut(&group))
+        {
             state.decided = Some((vote, outcome.clone()));
         }
     }

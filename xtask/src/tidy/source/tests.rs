@@ -3,18 +3,12 @@
 use super::*;
 
 fn source(path: &str, text: &str) -> Source {
-    let file = TextFile {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = TextFile { path: path.to_owned(), text: text.to_owned() };
     Source::parse(&file).unwrap_or_else(|violation| panic!("{violation}"))
 }
 
 fn said_at(path: &str, text: &str) -> Vec<(usize, &'static str)> {
-    check(&[source(path, text)])
-        .into_iter()
-        .map(|violation| (violation.line, violation.rule))
-        .collect()
+    check(&[source(path, text)]).into_iter().map(|violation| (violation.line, violation.rule)).collect()
 }
 
 /// What is said about a file of a crate that is not pure.
@@ -34,10 +28,7 @@ fn unfinished_code_is_found_also_in_macros() {
         said("macro_rules! m {\n    () => {\n        unimplemented!()\n    };\n}\n"),
         [(3, "unfinished")]
     );
-    assert_eq!(
-        said("/// todo!() one day\nfn todo() -> &'static str { \"unimplemented!()\" }\n"),
-        []
-    );
+    assert_eq!(said("/// todo!() one day\nfn todo() -> &'static str { \"unimplemented!()\" }\n"), []);
 }
 
 #[test]
@@ -45,11 +36,7 @@ fn unsafe_has_its_places() {
     let text = "fn f() {\n    unsafe { g() }\n}\n";
     assert_eq!(said(text), [(2, "no-unsafe")]);
     assert_eq!(said_at("crates/comm/src/lib.rs", text), [(2, "no-unsafe")]);
-    for path in [
-        "crates/comm/src/buffer.rs",
-        "crates/net/src/shm.rs",
-        "crates/kernels/src/sum.rs",
-    ] {
+    for path in ["crates/comm/src/buffer.rs", "crates/net/src/shm.rs", "crates/kernels/src/sum.rs"] {
         assert_eq!(said_at(path, text), [], "{path}");
     }
     assert_eq!(said("// unsafe { }\n#![forbid(unsafe_code)]\n"), []);
@@ -65,51 +52,26 @@ fn an_ignored_test_is_found() {
 
 #[test]
 fn allow_needs_a_reason() {
-    assert_eq!(
-        said("#[allow(dead_code)]\nfn f() {}\n"),
-        [(1, "allow-has-reason")]
-    );
-    assert_eq!(
-        said("\n#![allow(\n    dead_code\n)]\n"),
-        [(2, "allow-has-reason")]
-    );
-    assert_eq!(
-        said("#[cfg_attr(test, allow(dead_code))]\nfn f() {}\n"),
-        [(1, "allow-has-reason")]
-    );
-    assert_eq!(
-        said("#[allow(dead_code, reason = \"called by C\")]\nfn f() {}\n"),
-        []
-    );
-    assert_eq!(
-        said("#[expect(dead_code, reason = \"soon\")]\nfn allow(reason: u8) {}\n"),
-        []
-    );
+    assert_eq!(said("#[allow(dead_code)]\nfn f() {}\n"), [(1, "allow-has-reason")]);
+    assert_eq!(said("\n#![allow(\n    dead_code\n)]\n"), [(2, "allow-has-reason")]);
+    assert_eq!(said("#[cfg_attr(test, allow(dead_code))]\nfn f() {}\n"), [(1, "allow-has-reason")]);
+    assert_eq!(said("#[allow(dead_code, reason = \"called by C\")]\nfn f() {}\n"), []);
+    assert_eq!(said("#[expect(dead_code, reason = \"soon\")]\nfn allow(reason: u8) {}\n"), []);
 }
 
 #[test]
 fn the_core_knows_no_clock() {
-    assert_eq!(
-        said_of_core("fn f() { let t = std::time::Instant::now(); }\n"),
-        [(1, "pure-source")]
-    );
+    assert_eq!(said_of_core("fn f() { let t = std::time::Instant::now(); }\n"), [(1, "pure-source")]);
     assert_eq!(
         said_of_core("use std::time::SystemTime;\nfn f() { SystemTime::now(); }\n"),
         [(2, "pure-source")]
     );
-    assert_eq!(
-        said_of_core("fn f(t: Instant) {\n    t.elapsed();\n}\n"),
-        [(2, "pure-source")]
-    );
+    assert_eq!(said_of_core("fn f(t: Instant) {\n    t.elapsed();\n}\n"), [(2, "pure-source")]);
     assert_eq!(
         said_of_core("use std::time::{Duration, Instant};\nfn f(now: Instant) -> Instant { now }\n"),
         []
     );
-    assert_eq!(
-        said("fn f() { std::time::Instant::now(); }\n"),
-        [],
-        "other crates may"
-    );
+    assert_eq!(said("fn f() { std::time::Instant::now(); }\n"), [], "other crates may");
 }
 
 #[test]
@@ -120,31 +82,16 @@ fn the_core_knows_no_thread_file_or_environment() {
         said_of_core("use std::{collections::{BTreeMap, BTreeSet}, fs::File};\n"),
         [(1, "pure-source")]
     );
-    assert_eq!(
-        said_of_core("fn f() {\n    std::env::var(\"X\");\n}\n"),
-        [(2, "pure-source")]
-    );
-    assert_eq!(
-        said_of_core("use std::{fmt, net::{IpAddr, SocketAddr}};\nfn fs(thread: u8) {}\n"),
-        []
-    );
+    assert_eq!(said_of_core("fn f() {\n    std::env::var(\"X\");\n}\n"), [(2, "pure-source")]);
+    assert_eq!(said_of_core("use std::{fmt, net::{IpAddr, SocketAddr}};\nfn fs(thread: u8) {}\n"), []);
 }
 
 #[test]
 fn the_core_knows_no_socket_and_no_random_order() {
-    assert_eq!(
-        said_of_core("use std::net::{SocketAddr, TcpStream};\n"),
-        [(1, "pure-source")]
-    );
+    assert_eq!(said_of_core("use std::net::{SocketAddr, TcpStream};\n"), [(1, "pure-source")]);
     assert_eq!(said_of_core("use std::net::UdpSocket;\n"), [(1, "pure-source")]);
-    assert_eq!(
-        said_of_core("use std::collections::HashMap;\n"),
-        [(1, "pure-source")]
-    );
-    assert_eq!(
-        said_of_core("use std::collections::BTreeMap; // not a HashMap\n"),
-        []
-    );
+    assert_eq!(said_of_core("use std::collections::HashMap;\n"), [(1, "pure-source")]);
+    assert_eq!(said_of_core("use std::collections::BTreeMap; // not a HashMap\n"), []);
 }
 
 #[test]
@@ -158,23 +105,14 @@ fn tests_of_the_core_may_do_what_they_like() {
 
 #[test]
 fn a_test_module_in_a_file_of_its_own_is_recognized() {
-    let parent = source(
-        "crates/proto/src/peer.rs",
-        "#[cfg(test)]\nmod tests;\nmod state;\n",
-    );
+    let parent = source("crates/proto/src/peer.rs", "#[cfg(test)]\nmod tests;\nmod state;\n");
     let tests = source("crates/proto/src/peer/tests.rs", "use std::fs;\n");
     let deeper = source("crates/proto/src/peer/tests/story.rs", "use std::fs;\n");
     let state = source("crates/proto/src/peer/state.rs", "use std::fs;\n");
     let namesake = source("crates/proto/src/peer/tests_of_old.rs", "use std::fs;\n");
     let found = check(&[parent, tests, deeper, state, namesake]);
     let paths: Vec<_> = found.iter().map(|violation| violation.path.as_str()).collect();
-    assert_eq!(
-        paths,
-        [
-            "crates/proto/src/peer/state.rs",
-            "crates/proto/src/peer/tests_of_old.rs"
-        ]
-    );
+    assert_eq!(paths, ["crates/proto/src/peer/state.rs", "crates/proto/src/peer/tests_of_old.rs"]);
 }
 
 #[test]
@@ -206,11 +144,7 @@ mod inner {
 }
 ";
     let source = source("a.rs", text);
-    let measured: Vec<_> = source
-        .functions
-        .iter()
-        .map(|f| (f.name.as_str(), f.line, f.length))
-        .collect();
+    let measured: Vec<_> = source.functions.iter().map(|f| (f.name.as_str(), f.line, f.length)).collect();
     assert_eq!(
         measured,
         [
