@@ -120,6 +120,9 @@ impl fmt::Display for Failure {
                 f.write_str("peers called different ops by the same tag: ")?;
                 list(f, calls, |(s, c)| format!("peer {s} called {c}"))
             }
+            Self::Cut { lost } if lost.is_empty() => f.write_str(
+                "the epoch changed, and a peer cannot begin again because it keeps no backup of its input",
+            ),
             Self::Cut { lost } => {
                 f.write_str("a peer was lost: ")?;
                 list(f, lost, |(s, why)| format!("peer {s}: {why}"))
