@@ -24,11 +24,7 @@ pub enum Rule {
     WriteBeforeTelling,
     /// An attempt's name has a number.
     NumberAttempts,
-    /// *Not done* is final; who cannot be reached has not agreed; settling ends the session.
-    SettleForGood,
-    /// A master that may decide nothing says so.
-    AdmitPowerlessness,
-    /// Who connects again names the session that it ended, and newcomers may follow members that are not heard any more.
+    /// Who connects again names the session that it ended.
     NameTheEnded,
 }
 
@@ -43,8 +39,6 @@ impl Rule {
         Self::ResolveDoubt,
         Self::WriteBeforeTelling,
         Self::NumberAttempts,
-        Self::SettleForGood,
-        Self::AdmitPowerlessness,
         Self::NameTheEnded,
     ];
 }

@@ -96,7 +96,7 @@ impl World {
     }
 
     fn think(&mut self, p: ProcId) {
-        let long = 500 + self.random.below(self.plan.think_us + 1);
+        let long = 2_000 + self.random.below(self.plan.think_us + 1);
         self.app(p).due = self.now + long;
         self.after(long, Event::App(p));
     }
@@ -216,7 +216,7 @@ impl World {
             self.check_view(p, view);
         }
         if let Some(completion) = completion {
-            self.completed(p, completion);
+            self.completed(p, &completion);
             return self.look_at_app(p);
         }
         if let Some(outcome) = vote {
@@ -257,12 +257,12 @@ impl World {
         self.think(p);
     }
 
-    fn completed(&mut self, p: ProcId, completion: Completion<Memory>) {
+    fn completed(&mut self, p: ProcId, completion: &Completion<Memory>) {
         let Some(called) = self.app(p).running.remove(&completion.id) else {
             let wrong = format!("{}: an op ended that is not in flight, or twice", self.procs[p].name);
             return self.check.fail(wrong);
         };
-        self.judge(p, &called, &completion);
+        self.judge(p, &called, completion);
         let app = self.app(p);
         if app.stage == Stage::Ops && app.running.is_empty() && app.todo.is_empty() {
             app.round += 1;

@@ -170,7 +170,7 @@ impl World {
             }
             output = &output[..expected.len()];
             let sent = reference::sent_bytes(&f, info.algorithm, info.world, rank as u32);
-            if info.recoveries == 0 && sent.is_some_and(|sent| sent != info.sent_bytes) {
+            if !self.is_disturbed() && sent.is_some_and(|sent| sent != info.sent_bytes) {
                 return Err(format!("sent {} bytes, and the formula says {sent:?}", info.sent_bytes));
             }
         }
@@ -178,6 +178,11 @@ impl World {
             return Err("the input of an op that is not in place was changed".into());
         }
         self.compare(p, called, info.epoch, output.to_vec())
+    }
+
+    /// Whether anything was done to this run that may end or repeat an op.
+    fn is_disturbed(&self) -> bool {
+        !self.stats.faults.is_empty() || self.kill.is_some() || self.plan.mismatches
     }
 
     /// All who succeed do so in one epoch with one result, and nobody fails.
@@ -225,8 +230,7 @@ impl World {
             }
         };
         let stubborn = called.plan.stubborn.is_some();
-        let disturbed = !self.stats.faults.is_empty() || self.kill.is_some();
-        if !disturbed && !stubborn {
+        if !self.is_disturbed() {
             return Err("an error in an undisturbed run".into());
         }
         match inner {
@@ -260,7 +264,11 @@ impl World {
                 let last = self.check.group(called.name.group).stop;
                 // Without a backup any epoch change ends an op in place.
                 let sturdy = settings.enable_buffer_backup || !called.plan.in_place;
-                if last.is_some_and(|stop| called.name.round + 2 >= stop) && !stubborn && sturdy {
+                if last.is_some_and(|stop| called.name.round + 2 >= stop)
+                    && !stubborn
+                    && sturdy
+                    && self.kill.is_none()
+                {
                     return Err("a failure long after everything is healed".into());
                 }
                 let outcomes = self.check.ops.entry(called.name).or_default();

@@ -12,7 +12,7 @@ use crate::memory::Arithmetic;
 use crate::world::{Body, Event, Host, MASTER_HOST, MASTER_HOSTS, ProcId, World, address, say};
 
 /// Something happens to the world.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
     /// A process begins in a slot, if there is none.
     Newcomer(usize),
@@ -20,12 +20,8 @@ pub(crate) enum Fault {
     Master(Host),
     /// Something bad, by chance.
     Any,
-    /// A process ends, and perhaps begins again.
-    Crash(ProcId, bool),
-    Pause(ProcId, u64),
     GoOn(ProcId),
     EndCut(u64),
-    Break(ProcId, ProcId, bool),
     StoreWorks,
     /// A host is back.
     Light(Host),
@@ -79,14 +75,11 @@ impl World {
             Fault::Master(host) => self.start_master(host),
             Fault::Any if self.healed.is_none() => self.any_fault(),
             Fault::Any => {}
-            Fault::Crash(p, again) => self.crash(p, again),
-            Fault::Pause(p, long) => self.pause(p, long),
             Fault::GoOn(p) => self.go_on(p),
             Fault::EndCut(id) => {
                 self.cuts.retain(|c| c.id != id);
                 say!(self, "cut {id} is mended");
             }
-            Fault::Break(p, q, one_end) => self.break_between(p, q, one_end),
             Fault::StoreWorks => self.store.troubled = false,
             Fault::Light(host) => {
                 self.dark.remove(&host);
@@ -130,12 +123,14 @@ impl World {
     }
 
     pub(crate) fn rules(&self) -> pccl_proto::rules::Rules {
-        pccl_proto::rules::Rules::simulated(self.plan.eager_bytes, self.plan.piece_bytes, self.broken)
+        pccl_proto::rules::Rules::simulated(self.plan.eager_bytes, self.plan.piece_bytes, self.plan.broken)
     }
 
     pub(crate) fn start_peer(&mut self, slot: usize, ended: Option<Session>) {
         let host = slot as Host + 1;
-        if self.living.contains_key(&host) {
+        // Nobody votes any more to let it in once the program has an end.
+        let late = self.check.group(self.plan.group(slot)).stop.is_some();
+        if late || self.living.contains_key(&host) {
             return;
         }
         let id = self.procs.len();
@@ -298,17 +293,6 @@ impl World {
         self.cuts.push(cut);
         let long = self.a_while();
         self.after(long, Event::Fault(Fault::EndCut(id)));
-    }
-
-    fn break_between(&mut self, p: ProcId, q: ProcId, one_end: bool) {
-        let found = self.procs[p].conns.values().copied().find(|s| {
-            let other = self.socks[*s].other;
-            other.is_some_and(|o| self.socks[o].proc == q)
-        });
-        if let Some(s) = found {
-            say!(self, "a connection between {} and {} breaks", self.procs[p].name, self.procs[q].name);
-            self.break_socket(s, one_end);
-        }
     }
 
     /// Somebody sees to it that a master lives: whoever runs the service.

@@ -18,5 +18,5 @@ mod store;
 mod trace;
 mod world;
 
-pub use runs::{Outcome, run_seed};
+pub use runs::{Outcome, every_end, missed, one_end, run_seed};
 pub use stats::Stats;

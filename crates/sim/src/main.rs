@@ -1,44 +1,58 @@
 //! `pccl-sim [SEED] [--runs N]`: one run told in full, or many counted.
+//!
+//! `--ends [STRIDE]`: every process of a small run ends at every step (or every STRIDEth).
+//! `--prove`: every rule of the protocol is missed when it is switched off.
+//! `--end PEERS inside|caller PROCESS STEP`: one of these, told in full.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-use pccl_sim::{Stats, run_seed};
+use pccl_proto::rules::Rule;
+use pccl_sim::{Outcome, Stats, every_end, missed, one_end, run_seed};
+
+/// A missing rule must show within so many.
+const MOST_SCHEDULES: u64 = 20_000;
+
+const USAGE: &str =
+    "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut seed = 1u64;
-    let mut runs = None;
-    let mut words = arguments.iter();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--runs" => runs = words.next().and_then(|n| n.parse::<u64>().ok()),
-            number => match number.parse() {
-                Ok(n) => seed = n,
-                Err(_) => {
-                    eprintln!("usage: pccl-sim [SEED] [--runs N]");
-                    return ExitCode::from(2);
-                }
-            },
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let code = match words[..] {
+        [] => Some(tell("seed 1", &run_seed(1, true))),
+        ["--ends"] => Some(ends(1)),
+        ["--ends", stride] => stride.parse().ok().map(ends),
+        ["--end", peers, recovery, process, step] => one(peers, recovery, process, step),
+        ["--prove"] => Some(prove()),
+        ["--runs", runs] => runs.parse().ok().map(|n| many(1, n)),
+        [seed] => seed.parse().ok().map(|n| tell(&format!("seed {n}"), &run_seed(n, true))),
+        [seed, "--runs", runs] | ["--runs", runs, seed] => {
+            seed.parse().ok().zip(runs.parse().ok()).map(|(s, n)| many(s, n))
         }
-    }
-    match runs {
-        None => one(seed),
-        Some(runs) => many(seed, runs),
-    }
+        _ => None,
+    };
+    code.unwrap_or_else(|| {
+        eprintln!("{USAGE}");
+        ExitCode::from(2)
+    })
 }
 
-fn one(seed: u64) -> ExitCode {
-    let outcome = run_seed(seed, true);
+fn one(peers: &str, recovery: &str, process: &str, step: &str) -> Option<ExitCode> {
+    let (peers, process, step) = (peers.parse().ok()?, process.parse().ok()?, step.parse().ok()?);
+    Some(tell("this run", &one_end(peers, recovery == "inside", process, step)))
+}
+
+fn tell(name: &str, outcome: &Outcome) -> ExitCode {
     for line in &outcome.trace {
         println!("{line}");
     }
     println!("{}", outcome.stats);
-    match outcome.violation {
+    match &outcome.violation {
         None => ExitCode::SUCCESS,
         Some(wrong) => {
-            println!("seed {seed}: {wrong}");
+            println!("{name}: {wrong}");
             ExitCode::FAILURE
         }
     }
@@ -55,7 +69,39 @@ fn many(first: u64, runs: u64) -> ExitCode {
             println!("  to see it: cargo xtask sim {seed}");
         }
     }
+    sum_up(&total, runs - failed, failed)
+}
+
+/// Every rule of the protocol is missed when it is not in force.
+fn prove() -> ExitCode {
+    let mut failed = 0;
+    for rule in Rule::ALL {
+        let Some((seed, wrong)) = missed(*rule, MOST_SCHEDULES) else {
+            failed += 1;
+            println!("without {rule:?}: nothing went wrong in {MOST_SCHEDULES} schedules");
+            continue;
+        };
+        println!("without {rule:?}: schedule {seed}: {wrong}");
+    }
+    println!("{} passed, {failed} failed", Rule::ALL.len() as u64 - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn ends(stride: u64) -> ExitCode {
+    let (mut total, mut failed) = (Stats::default(), 0);
+    for peers in [2, 3] {
+        let (stats, wrong) = every_end(peers, stride.max(1));
+        total.add(&stats);
+        failed += wrong.len() as u64;
+        for what in wrong {
+            println!("{what}");
+        }
+    }
+    sum_up(&total, total.runs - failed, failed)
+}
+
+fn sum_up(total: &Stats, passed: u64, failed: u64) -> ExitCode {
     println!("{total}");
-    println!("{} passed, {failed} failed", runs - failed);
+    println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

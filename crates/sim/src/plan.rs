@@ -2,6 +2,7 @@
 
 use pccl_proto::ids::{PeerGroup, Seeded, Tag};
 use pccl_proto::message::VoteKind;
+use pccl_proto::rules::Rule;
 use pccl_proto::settings::{Recovery, RunSettings};
 use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, ReduceOp};
 
@@ -49,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) fault_every_us: u64,
     /// Whether further masters are started while one lives.
     pub(crate) rivals: bool,
+    /// The rule that is not in force.
+    pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
     pub(crate) simple: bool,
 }
@@ -109,6 +112,7 @@ impl Plan {
             faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
             rivals: chance(r, 40),
+            broken: None,
             simple: false,
         }
     }
@@ -143,7 +147,7 @@ impl Plan {
             eager_bytes: 64 << 10,
             piece_bytes: 256 << 10,
             longest: 40,
-            think_us: 100,
+            think_us: 30_000,
             store_us: 500,
             mismatches: false,
             faults_us: 0,

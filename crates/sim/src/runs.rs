@@ -1,9 +1,12 @@
 //! Runs by seed, and runs in which a process ends at every step.
 
+use pccl_proto::rules::Rule;
+use pccl_proto::settings::Recovery;
+
 use crate::plan::Plan;
 use crate::stats::Stats;
 use crate::trace::Trace;
-use crate::world::World;
+use crate::world::{Kill, ProcId, World};
 
 /// How a run went.
 #[derive(Debug)]
@@ -27,6 +30,62 @@ pub fn run_seed(seed: u64, traced: bool) -> Outcome {
     finish(&mut world)
 }
 
+/// Searches schedules for one that goes wrong without a rule: its seed, and what went wrong.
+pub fn missed(rule: Rule, most: u64) -> Option<(u64, String)> {
+    (1..=most).find_map(|seed| {
+        let plan = Plan { broken: Some(rule), mismatches: false, rivals: true, ..Plan::random(seed) };
+        let outcome = finish(&mut World::new(plan, Trace::default()));
+        Some((seed, outcome.violation?))
+    })
+}
+
+/// What a run does in which nothing happens by chance: so many steps, and these processes (masters, then peers).
+fn undisturbed(plan: &Plan) -> (u64, Vec<ProcId>) {
+    let mut world = World::new(plan.clone(), Trace::default());
+    let outcome = finish(&mut world);
+    assert_eq!(outcome.violation, None, "an undisturbed run");
+    (world.steps, (0..world.procs.len()).collect())
+}
+
+/// A process ends at a step of a small fixed run: `recovery` by the callers or inside their calls.
+fn killed(plan: &Plan, kill: Kill, traced: bool) -> Outcome {
+    let trace = if traced { Trace::on() } else { Trace::default() };
+    let mut world = World::new(plan.clone(), trace);
+    world.kill = Some(kill);
+    finish(&mut world)
+}
+
+/// Ends every process of a small run at every `stride`th step, in a life of its own: nothing else goes wrong.
+/// Returns the figures, and how each run that went wrong can be named.
+pub fn every_end(peers: usize, stride: u64) -> (Stats, Vec<String>) {
+    let (mut total, mut wrong) = (Stats::default(), Vec::new());
+    for recovery in [Recovery::InsideCall, Recovery::ByCaller] {
+        let plan = Plan::small(peers, recovery);
+        let (steps, procs) = undisturbed(&plan);
+        for victim in procs {
+            let again = victim == 0;
+            for step in (1..=steps).step_by(stride as usize) {
+                let kill = Kill { step, victim, again };
+                let outcome = killed(&plan, kill, false);
+                total.add(&outcome.stats);
+                if let Some(what) = outcome.violation {
+                    wrong.push(format!(
+                        "{peers} peers, {recovery:?}, process {victim} ends at step {step}: {what}"
+                    ));
+                }
+            }
+        }
+    }
+    (total, wrong)
+}
+
+/// One of the runs of [`every_end`], told in full.
+pub fn one_end(peers: usize, inside_call: bool, victim: usize, step: u64) -> Outcome {
+    let recovery = if inside_call { Recovery::InsideCall } else { Recovery::ByCaller };
+    let kill = Kill { step, victim, again: victim == 0 };
+    killed(&Plan::small(peers, recovery), kill, true)
+}
+
 fn finish(world: &mut World) -> Outcome {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
     let violation = match caught {
@@ -38,4 +97,30 @@ fn finish(world: &mut World) -> Outcome {
         }
     };
     Outcome { stats: world.stats.clone(), violation, trace: world.trace.lines().cloned().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_schedules_keep_the_invariants() {
+        for seed in 1..=25 {
+            let outcome = run_seed(seed, false);
+            assert_eq!(outcome.violation, None, "to see it: cargo xtask sim {seed}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_a_run() {
+        let (first, second) = (run_seed(3, true), run_seed(3, true));
+        assert_eq!(first.trace, second.trace);
+        assert_eq!(first.stats, second.stats);
+    }
+
+    #[test]
+    fn a_process_may_end_at_any_step() {
+        let (_, wrong) = every_end(3, 211);
+        assert_eq!(wrong, Vec::<String>::new());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pccl_proto::message::{FromMaster, LinkMessage, ToMaster};
+use pccl_proto::message::{FromMaster, LinkMessage, MasterMessage, ToMaster};
 use pccl_proto::wire::{
     DATA_HEADER_BYTES, DataHeader, Kind, MAX_CONTROL_BYTES, PREFIX_BYTES, Prefix, decode_control,
 };
@@ -58,46 +58,46 @@ impl Reader {
     pub(crate) fn read(&mut self, bytes: &[u8], speech: Speech) -> Vec<String> {
         self.bytes.extend_from_slice(bytes);
         let mut said = Vec::new();
-        while let Some(text) = self.next(speech) {
-            said.extend(text);
+        while let Some(frame) = self.next_frame() {
+            said.extend(describe(&frame, speech));
         }
         said
     }
 
-    fn next(&mut self, speech: Speech) -> Option<Option<String>> {
+    fn next_frame(&mut self) -> Option<Vec<u8>> {
         if self.bytes.len() < PREFIX_BYTES {
             return None;
         }
         let prefix = Prefix::decode(&self.bytes, MAX_CONTROL_BYTES).ok()?;
-        let head = if prefix.kind == Kind::Data { DATA_HEADER_BYTES } else { PREFIX_BYTES };
-        if self.bytes.len() < head + prefix.len {
-            return None;
-        }
-        let frame: Vec<u8> = self.bytes.drain(..head + prefix.len).collect();
-        if prefix.kind == Kind::Data {
-            let header = DataHeader::decode(&frame, prefix).ok()?;
-            let (name, at) = (header.name, header.offset);
-            let (seq, phase) = (header.seq, header.phase);
-            return Some(Some(format!(
-                "data {name}, frame {seq}, phase {phase}, {} bytes at {at}",
-                header.len
-            )));
-        }
-        let payload = &frame[PREFIX_BYTES..];
-        Some(match speech {
-            Speech::ToMaster => decode_control::<ToMaster>(payload).ok().and_then(|m| match m {
-                ToMaster::Ping | ToMaster::Pong => None,
-                m => Some(format!("{m:?}")),
-            }),
-            Speech::FromMaster => decode_control::<FromMaster>(payload).ok().and_then(|m| {
-                use pccl_proto::message::MasterMessage::{Ping, Pong};
-                let quiet = matches!(m.message, Ping | Pong);
-                (!quiet).then(|| format!("term {}: {:?}", m.term, m.message))
-            }),
-            Speech::BetweenPeers => decode_control::<LinkMessage>(payload).ok().and_then(|m| match m {
-                LinkMessage::Ping | LinkMessage::Pong | LinkMessage::Accepted { .. } => None,
-                m => Some(format!("{m:?}")),
-            }),
-        })
+        let len = head_bytes(prefix) + prefix.len;
+        (self.bytes.len() >= len).then(|| self.bytes.drain(..len).collect())
+    }
+}
+
+fn head_bytes(prefix: Prefix) -> usize {
+    if prefix.kind == Kind::Data { DATA_HEADER_BYTES } else { PREFIX_BYTES }
+}
+
+/// A frame in words, unless it says nothing of interest.
+fn describe(frame: &[u8], speech: Speech) -> Option<String> {
+    let prefix = Prefix::decode(frame, MAX_CONTROL_BYTES).ok()?;
+    if prefix.kind == Kind::Data {
+        let DataHeader { name, offset, len, seq, phase, .. } = DataHeader::decode(frame, prefix).ok()?;
+        return Some(format!("data {name}, frame {seq}, phase {phase}, {len} bytes at {offset}"));
+    }
+    let payload = &frame[PREFIX_BYTES..];
+    match speech {
+        Speech::ToMaster => match decode_control(payload).ok()? {
+            ToMaster::Ping | ToMaster::Pong => None,
+            message => Some(format!("{message:?}")),
+        },
+        Speech::FromMaster => match decode_control(payload).ok()? {
+            FromMaster { message: MasterMessage::Ping | MasterMessage::Pong, .. } => None,
+            FromMaster { term, message } => Some(format!("term {term}: {message:?}")),
+        },
+        Speech::BetweenPeers => match decode_control(payload).ok()? {
+            LinkMessage::Ping | LinkMessage::Pong | LinkMessage::Accepted { .. } => None,
+            message => Some(format!("{message:?}")),
+        },
     }
 }

@@ -9,7 +9,6 @@ use pccl_proto::machine::{Action, Machine};
 use pccl_proto::master::Master;
 use pccl_proto::peer::Peer;
 use pccl_proto::record::{StoreReply, StoreRequest};
-use pccl_proto::rules::Rule;
 
 use crate::app::App;
 use crate::check::Check;
@@ -114,7 +113,6 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) steps: u64,
     pub(crate) kill: Option<Kill>,
-    pub(crate) broken: Option<Rule>,
     pub(crate) healed: Option<u64>,
     pub(crate) check: Check,
     pub(crate) stats: Stats,
@@ -160,7 +158,6 @@ impl World {
             store: Store::default(),
             steps: 0,
             kill: None,
-            broken: None,
             healed: None,
             check: Check::new(plan.groups),
             stats: Stats::default(),
@@ -298,12 +295,8 @@ impl World {
     /// Does what the machine asks for, one thing after the other.
     pub(crate) fn drive(&mut self, p: ProcId) {
         while self.step(p) {
-            let writes_first = self.random.below(2) == 0;
-            let did = if writes_first {
-                self.write_one(p) || self.act_one(p)
-            } else {
-                self.act_one(p) || self.write_one(p)
-            };
+            let mut did = self.random.below(2) == 0 && self.write_one(p);
+            did = did || self.act_one(p) || self.write_one(p);
             if !did {
                 break;
             }
@@ -334,7 +327,7 @@ impl World {
                     self.after(0, Event::Service(s));
                 }
             }
-            Action::Datagram { to, bytes } => self.send_datagram(p, to, bytes),
+            Action::Datagram { to, bytes } => self.send_datagram(p, to, &bytes),
             Action::Store(request) => self.request(p, request),
         }
         true
@@ -380,7 +373,7 @@ impl World {
 
     // ---- datagrams ----
 
-    fn send_datagram(&mut self, p: ProcId, to: SocketAddr, bytes: Vec<u8>) {
+    fn send_datagram(&mut self, p: ProcId, to: SocketAddr, bytes: &[u8]) {
         let from = SocketAddr::new(address(self.procs[p].host).ip(), 40_000);
         let links = self.plan.links.clone();
         let mut copies = 1;
@@ -390,7 +383,7 @@ impl World {
         }
         for _ in 0..copies {
             let delay = links.delay_us + self.random.below(links.jitter_us * 2 + 1);
-            let event = Event::Datagram { to: host_of(to), from, bytes: bytes.clone() };
+            let event = Event::Datagram { to: host_of(to), from, bytes: bytes.to_vec() };
             self.after(delay, event);
         }
     }

@@ -9,6 +9,7 @@ use crate::message::{MasterMessage, Report, View};
 use crate::record::{
     Change, Failure, GroupRecord, LinkModel, MemberRecord, Removal, RunRecord, StoreRequest, Verdict,
 };
+use crate::rules::Rule;
 use crate::settings::Recovery;
 use crate::vocabulary::{Collective, Fingerprint};
 
@@ -97,7 +98,9 @@ impl Master {
         let Activity::Collecting { joining, reports, .. } = &state.activity else {
             return;
         };
-        if stayers.iter().any(|s| !reports.contains_key(s)) {
+        let attached = |s: &SessionId| self.sessions.get(s).is_some_and(|s| s.conn.is_some());
+        let owes = |s: &SessionId| self.rules.hold(Rule::JudgeTheAttached) || attached(s);
+        if stayers.iter().any(|s| !reports.contains_key(s) && owes(s)) {
             return;
         }
         let joining: Vec<SessionId> =
@@ -119,7 +122,9 @@ impl Master {
         }
         let record = self.decide(group, &stayers, &joining);
         self.write(group, record);
-        let _ = now;
+        if !self.rules.hold(Rule::WriteBeforeTelling) {
+            self.written(now, self.next_store);
+        }
     }
 
     /// The next epoch's record: who is in it, and a verdict on every open attempt of this one.
@@ -165,7 +170,8 @@ impl Master {
         let applied = |s: &SessionId| self.sessions.get(s).map_or(Epoch::default(), |s| s.applied);
         let oldest = stayers.iter().map(applied).min();
         let newest = changes.last().map(|c| c.from);
-        changes.retain(|c| Some(c.from) == newest || oldest.is_some_and(|e| c.from >= e));
+        let keep = self.rules.hold(Rule::KeepVerdicts);
+        changes.retain(|c| Some(c.from) == newest || keep && oldest.is_some_and(|e| c.from >= e));
     }
 
     fn verdicts(
@@ -415,6 +421,10 @@ impl Master {
             return;
         }
         self.events.push_back(MasterEvent::StoreTrouble { why: why.into() });
+        if !self.rules.hold(Rule::ResolveDoubt) {
+            let undecided = self.writing(id).and_then(|group| self.groups.get_mut(&group));
+            return undecided.map_or((), |g| g.activity = Activity::Idle);
+        }
         self.actions.push_back(Action::Store(StoreRequest::Read { id }));
     }
 

@@ -8,6 +8,7 @@ use super::{Authority, Master, MasterEvent, SessionState, trust};
 use crate::ids::{AttemptName, ConnId, Epoch, PeerGroup, SessionId, Term, Time};
 use crate::message::{MasterMessage, Refusal, Report, Session, ToMaster, Vote};
 use crate::record::{Member, Removal};
+use crate::rules::Rule;
 use crate::settings::Expectations;
 use crate::vocabulary::Fingerprint;
 
@@ -142,7 +143,7 @@ impl Master {
         group: PeerGroup,
         (session, term, report, vote): (Session, Term, &Report, Option<Vote>),
     ) {
-        if term > self.record.term {
+        if term > self.record.term && self.rules.hold(Rule::HighestTerm) {
             self.check_term();
             self.send(conn, MasterMessage::NotActive { active: None });
             return self.drop_conn(conn);

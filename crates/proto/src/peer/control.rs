@@ -9,6 +9,7 @@ use crate::machine::{Action, Closed};
 use crate::message::{
     FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind, VoteOutcome,
 };
+use crate::rules::Rule;
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES};
 
 /// First wait before a master is dialed again; doubles up to [`MAX_BACKOFF`].
@@ -146,7 +147,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 group: self.config.group,
                 addr: self.config.advertised,
                 site: self.config.site.clone(),
-                ended: self.config.ended,
+                ended: self.config.ended.filter(|_| self.rules.hold(Rule::NameTheEnded)),
                 expects: self.config.expects.clone(),
             },
         };
@@ -167,7 +168,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 impossible: op.impossible(),
             })
         });
-        let committed = self.heard.iter().map(|(tag, n, _)| (*tag, *n));
+        let repeats = self.rules.hold(Rule::RepeatPromises);
+        let committed = self.heard.iter().filter(|_| repeats).map(|(tag, n, _)| (*tag, *n));
         let ours = self.view.as_ref().and_then(|v| v.members.get(self.rank as usize)).map(|m| m.addr.ip());
         Report {
             epoch,
@@ -310,7 +312,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn handle_master(&mut self, now: Time, FromMaster { term, message }: FromMaster) {
-        if term < self.term {
+        if term < self.term && self.rules.hold(Rule::HighestTerm) {
             let why = format!("a master of term {term} answered, but term {} has begun", self.term);
             self.away(now, false, &why);
             return;

@@ -7,6 +7,7 @@ use crate::execute::{Kernels, OpMemory};
 use crate::ids::{Epoch, SessionId, Tag, Time};
 use crate::message::{ToMaster, View, VoteKind, VoteOutcome};
 use crate::record::{Change, Verdict};
+use crate::rules::Rule;
 
 impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// Applies every change since our epoch, one after the other, and enters the newest.
@@ -105,7 +106,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         for (tag, n, verdict) in &change.verdicts {
             let Verdict::Failed(why) = verdict else { continue };
             let started = running.contains(&(*tag, *n)) || *n < self.counts.get(tag).copied().unwrap_or(0);
-            if !started {
+            if !started && self.rules.hold(Rule::FailureBinds) {
                 self.debts.entry(*tag).or_default().push_back(why.clone());
             }
         }

@@ -5,6 +5,7 @@ use crate::execute::{Backup, Execution, Kernels, OpMemory, OutFrame, cut};
 use crate::ids::{AttemptName, SessionId, Tag, Time};
 use crate::message::{ToMaster, View};
 use crate::record::Failure;
+use crate::rules::Rule;
 use crate::schedule::{Schedule, choose, input_len, output_len, schedule};
 use crate::settings::RunSettings;
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
@@ -212,8 +213,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             0
         } else {
             let count = self.counts.entry(tag).or_default();
-            *count += 1;
-            *count - 1
+            *count += u32::from(self.rules.hold(Rule::NumberAttempts));
+            count.saturating_sub(1)
         };
         let name = AttemptName { epoch: view.epoch, tag, n };
         let f = op.fingerprint;
