@@ -116,9 +116,9 @@ impl Master {
             // Never to an epoch without members because of silence: keep the sessions and wait.
             if let Some(state) = self.groups.get_mut(&group) {
                 state.removals.retain(|s, _| !silent.contains(s));
-                state.activity = Activity::Idle;
             }
-            return;
+            // Whoever was told to prepare starts nothing until the epoch has changed: it still must, once they are back.
+            return self.collect(now, group, Vec::new(), "no member is heard: they are waited for");
         }
         let record = self.decide(group, &stayers, &joining);
         self.write(group, record);
