@@ -401,7 +401,7 @@ impl State {
                 tracing::warn!(target: "pccl::peer", "{event}");
             }
             PeerEvent::Ended(pccl_proto::peer::EndReason::Left) => {
-                tracing::info!(target: "pccl::peer", "{event}")
+                tracing::info!(target: "pccl::peer", "{event}");
             }
             PeerEvent::LinkDown { .. } | PeerEvent::Ended(_) | PeerEvent::Mismatch { .. } => {
                 tracing::warn!(target: "pccl::peer", "{event}");
