@@ -14,8 +14,6 @@ pub enum Rule {
     HighestTerm,
     /// *Failed* binds members that have not started the attempt.
     FailureBinds,
-    /// The store keeps every verdict that not all who stay have acknowledged.
-    KeepVerdicts,
     /// Promises and heard verdicts are repeated on every attach.
     RepeatPromises,
     /// A write compares the epoch that it replaces, and one of unknown outcome is resolved by reading.
@@ -24,8 +22,8 @@ pub enum Rule {
     WriteBeforeTelling,
     /// An attempt's name has a number.
     NumberAttempts,
-    /// Who connects again names the session that it ended.
-    NameTheEnded,
+    /// Newcomers may form the next epoch once no member has been heard for `master_timeout`.
+    FollowTheGone,
 }
 
 impl Rule {
@@ -34,12 +32,11 @@ impl Rule {
         Self::JudgeTheAttached,
         Self::HighestTerm,
         Self::FailureBinds,
-        Self::KeepVerdicts,
         Self::RepeatPromises,
         Self::ResolveDoubt,
         Self::WriteBeforeTelling,
         Self::NumberAttempts,
-        Self::NameTheEnded,
+        Self::FollowTheGone,
     ];
 }
 

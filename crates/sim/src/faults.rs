@@ -156,7 +156,8 @@ impl World {
 
     /// A process ends without a word.
     pub(crate) fn crash(&mut self, p: ProcId, again: bool) {
-        if self.procs[p].body.is_none() {
+        // Not born yet, or gone already.
+        if self.procs.get(p).is_none_or(|p| p.body.is_none()) {
             return;
         }
         say!(self, "{} crashes", self.procs[p].name);

@@ -117,6 +117,31 @@ impl Plan {
         }
     }
 
+    /// A short run in which much happens: for the search of what goes wrong without a rule.
+    pub(crate) fn troubled(seed: u64) -> Self {
+        let r = &mut Seeded::new(seed ^ 0x7e5ed);
+        let delay_us = pick(r, &[1_000, 20_000, 60_000]);
+        let base = Self::random(seed);
+        Self {
+            settings: RunSettings { master_timeout_ms: 3_000, max_recovery_attempts: 100, ..base.settings },
+            links: Links {
+                delay_us,
+                jitter_us: 2 * delay_us,
+                capacity: 1 << 17,
+                fragment: 1 << 17,
+                ..base.links
+            },
+            peers: 3 + r.below(2) as usize,
+            groups: 1,
+            think_us: 10_000,
+            mismatches: false,
+            faults_us: 4_000_000,
+            fault_every_us: 60_000,
+            rivals: true,
+            ..base
+        }
+    }
+
     fn settings(r: &mut Seeded) -> RunSettings {
         RunSettings {
             master_timeout_ms: pick(r, &[2_000, 5_000, 15_000]),

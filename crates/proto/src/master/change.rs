@@ -170,8 +170,7 @@ impl Master {
         let applied = |s: &SessionId| self.sessions.get(s).map_or(Epoch::default(), |s| s.applied);
         let oldest = stayers.iter().map(applied).min();
         let newest = changes.last().map(|c| c.from);
-        let keep = self.rules.hold(Rule::KeepVerdicts);
-        changes.retain(|c| Some(c.from) == newest || keep && oldest.is_some_and(|e| c.from >= e));
+        changes.retain(|c| Some(c.from) == newest || oldest.is_some_and(|e| c.from >= e));
     }
 
     fn verdicts(

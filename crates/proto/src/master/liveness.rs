@@ -8,6 +8,7 @@ use crate::ids::{ConnId, PeerGroup, SessionId, Time};
 use crate::machine::{Action, Closed};
 use crate::message::MasterMessage;
 use crate::record::Removal;
+use crate::rules::Rule;
 use crate::settings::RunSettings;
 
 pub(super) struct Liveness {
@@ -271,6 +272,9 @@ impl Master {
     /// If no member has been heard for `master_timeout` and newcomers wait, the old epoch ends and they form the next.
     fn end_abandoned(&mut self, now: Time, group: PeerGroup, settings: &RunSettings) {
         let members = self.stayers(group);
+        if !self.rules.hold(Rule::FollowTheGone) {
+            return;
+        }
         if members.is_empty() || self.newcomers(group).is_empty() || now < self.liveness.grace_until {
             return;
         }

@@ -147,7 +147,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 group: self.config.group,
                 addr: self.config.advertised,
                 site: self.config.site.clone(),
-                ended: self.config.ended.filter(|_| self.rules.hold(Rule::NameTheEnded)),
+                ended: self.config.ended,
                 expects: self.config.expects.clone(),
             },
         };
