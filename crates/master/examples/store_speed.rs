@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pccl_master::{EmbeddedStore, StateStore};
 use pccl_proto::ids::{Epoch, PeerGroup, RunId, SessionId, Term};
+use pccl_proto::lease::Candidate;
 use pccl_proto::record::{GroupRecord, Member, MemberRecord, StoreReply, StoreRequest};
 
 const WRITES: u64 = 200;
@@ -30,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for members in [8, 128, 1024, 4096] {
         let path = directory.join(format!("store-speed-{}.state", std::process::id()));
         let mut store = EmbeddedStore::open(&path)?;
-        store.execute(&StoreRequest::TakeTerm { id: 0, new_run: RunId(1) });
+        let candidate = Candidate { lease_ms: 1500, ..Candidate::default() };
+        store.execute(&StoreRequest::TakeTerm { id: 0, new_run: RunId(1), replaces: None, candidate });
         let mut times: Vec<Duration> = Vec::new();
         for epoch in 1..=WRITES {
             let record = Box::new(group(epoch, members));

@@ -7,6 +7,7 @@
 
 pub mod execute;
 pub mod ids;
+pub mod lease;
 pub mod machine;
 pub mod master;
 pub mod message;

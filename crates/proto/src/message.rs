@@ -224,6 +224,29 @@ pub enum ToMaster {
     Pong,
     /// What is going on? Needs no session.
     Status,
+    /// Who shall lead. Needs no session; taken only from this host, or where the master's configuration allows it.
+    Command(Command),
+}
+
+/// What an operator asks of a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Lead: the active master gives way to this one.
+    Promote,
+    /// Give way, and do not lead again until promoted.
+    Demote,
+    /// Give way; lead again if nobody else does.
+    StepDown,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Promote => "promote",
+            Self::Demote => "demote",
+            Self::StepDown => "step-down",
+        })
+    }
 }
 
 /// From a master.
@@ -343,6 +366,17 @@ pub enum MasterMessage {
     Pong,
     /// What is going on.
     Status(Box<Status>),
+    /// Whether the master's lease is valid. Without one it still says *committed* and decides nothing else: for those who
+    /// wait for a decision there is no master. Said when it changes, and on every attach while it is not.
+    Mandate {
+        /// Whether it is.
+        valid: bool,
+    },
+    /// The answer to `Command`: done (or begun, and bound to end by itself), or why not.
+    Commanded {
+        /// How.
+        outcome: Result<(), String>,
+    },
 }
 
 /// Why a newcomer cannot take part.
@@ -405,10 +439,38 @@ pub struct View {
 pub struct Status {
     /// The run, hexadecimal.
     pub run: String,
-    /// The master's term.
+    /// The master's term; a standby's: the newest.
     pub term: u64,
+    /// Whether it leads: see [`Role`].
+    pub role: Role,
+    /// Where the active master is, as the store says.
+    pub active: Option<SocketAddr>,
+    /// What is wrong with the store, if anything; since when, milliseconds.
+    pub store_trouble: Option<(String, u64)>,
     /// Peer groups.
     pub groups: Vec<GroupStatus>,
+}
+
+/// What a master is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It decides.
+    #[default]
+    Active,
+    /// It has the newest term and no valid lease: it says *committed* and decides nothing else.
+    Unleased,
+    /// It follows what the active one does, and waits.
+    Standby,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Unleased => "without a lease",
+            Self::Standby => "standby",
+        })
+    }
 }
 
 /// State of a peer group.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, PeerGroup, RunId, SessionId, Tag, Term};
+use crate::lease::{Candidate, Lease, Mark, MasterId};
 use crate::shared_state::{Agreed, Fault};
 use crate::vocabulary::Fingerprint;
 
@@ -264,19 +265,55 @@ pub struct RunRecord {
     pub run: RunId,
     /// The newest term.
     pub term: Term,
+    /// Who leads in it.
+    #[serde(default)]
+    pub lease: Lease,
     /// The groups that have or had members.
     pub groups: BTreeMap<PeerGroup, GroupRecord>,
 }
 
-/// What a master asks of its store. Every answer repeats `id`.
+/// What a master asks of its store. Every answer repeats `id`; what each means is said by [`RunRecord::apply`].
+///
+/// Any of them may take effect long after its answer was [`StoreReply::Unknown`], or never: all of them are made so that
+/// a late one does no harm. A store must carry out each in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreRequest {
-    /// In one transaction: raise the term by one (naming the run `new_run` if it has no name yet) and read the record.
+    /// Raise the term by one, give its lease to `candidate` (naming the run `new_run` if it has no name yet) and read the
+    /// record.
     TakeTerm {
         /// Names the request.
         id: u64,
         /// The name of a new run.
         new_run: RunId,
+        /// The lease that the store must hold, as it was when the candidate judged that it is over; any, if absent.
+        replaces: Option<Mark>,
+        /// Who takes it.
+        candidate: Candidate,
+    },
+    /// Renew the lease, if `term` is the newest and has not been given back.
+    Renew {
+        /// Names the request.
+        id: u64,
+        /// The holder's term.
+        term: Term,
+    },
+    /// Give the lease back, if `term` is the newest.
+    Release {
+        /// Names the request.
+        id: u64,
+        /// The holder's term.
+        term: Term,
+        /// Who shall take it; absent: whoever has been named before, or anybody.
+        heir: Option<MasterId>,
+    },
+    /// Name who shall have the next term, if `term` is the newest: the holder gives way when it renews.
+    Claim {
+        /// Names the request.
+        id: u64,
+        /// The term that shall end.
+        term: Term,
+        /// Who wants to lead.
+        heir: MasterId,
     },
     /// Replace one group's record, if `term` is the newest and the stored epoch is `replaces`.
     Write {
@@ -298,6 +335,20 @@ pub enum StoreRequest {
     },
 }
 
+impl StoreRequest {
+    /// Its name.
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::TakeTerm { id, .. }
+            | Self::Renew { id, .. }
+            | Self::Release { id, .. }
+            | Self::Claim { id, .. }
+            | Self::Write { id, .. }
+            | Self::Read { id } => *id,
+        }
+    }
+}
+
 /// A store's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreReply {
@@ -308,12 +359,19 @@ pub enum StoreReply {
         /// What the store holds.
         record: Box<RunRecord>,
     },
-    /// The write stands.
+    /// The lease was renewed; as it stands now, with the heir that somebody may have named.
+    Renewed {
+        /// The request.
+        id: u64,
+        /// The lease.
+        lease: Box<Lease>,
+    },
+    /// The write, the release or the claim stands.
     Written {
         /// The request.
         id: u64,
     },
-    /// The write was refused because of what the store holds.
+    /// The request was refused because of what the store holds, and changed nothing.
     Rejected {
         /// The request.
         id: u64,
@@ -324,6 +382,10 @@ pub enum StoreReply {
         id: u64,
         /// What the store holds.
         record: Box<RunRecord>,
+        /// The store knows that the process that holds the lease has ended (a lock of the operating system that a
+        /// process holds as long as it lives). A connection that is lost or a lease of the store's own that ran out is
+        /// not that; if in doubt: false.
+        holder_is_gone: bool,
     },
     /// Nobody knows whether the request took effect.
     Unknown {
@@ -338,12 +400,39 @@ impl RunRecord {
     /// Carries out a request on a record held in memory: the meaning that every store must implement.
     pub fn apply(&mut self, request: &StoreRequest) -> StoreReply {
         match request {
-            StoreRequest::TakeTerm { id, new_run } => {
+            StoreRequest::TakeTerm { id, new_run, replaces, candidate } => {
+                if replaces.is_some_and(|mark| mark != self.lease.mark()) {
+                    return StoreReply::Rejected { id: *id };
+                }
                 if self.run.0 == 0 {
                     self.run = *new_run;
                 }
                 self.term.0 += 1;
+                let Candidate { id: holder, addr, lease_ms } = *candidate;
+                self.lease = Lease { term: self.term, holder, addr, lease_ms, ..Lease::default() };
                 StoreReply::Taken { id: *id, record: Box::new(self.clone()) }
+            }
+            StoreRequest::Renew { id, term } => {
+                if *term != self.term || self.lease.released {
+                    return StoreReply::Rejected { id: *id };
+                }
+                self.lease.beat += 1;
+                StoreReply::Renewed { id: *id, lease: Box::new(self.lease.clone()) }
+            }
+            StoreRequest::Release { id, term, heir } => {
+                if *term != self.term {
+                    return StoreReply::Rejected { id: *id };
+                }
+                self.lease.released = true;
+                self.lease.heir = heir.or(self.lease.heir);
+                StoreReply::Written { id: *id }
+            }
+            StoreRequest::Claim { id, term, heir } => {
+                if *term != self.term {
+                    return StoreReply::Rejected { id: *id };
+                }
+                self.lease.heir = Some(*heir);
+                StoreReply::Written { id: *id }
             }
             StoreRequest::Write { id, term, group, replaces, record } => {
                 let stored = self.groups.get(group).map_or(Epoch::default(), |g| g.epoch);
@@ -353,7 +442,9 @@ impl RunRecord {
                 self.groups.insert(*group, (**record).clone());
                 StoreReply::Written { id: *id }
             }
-            StoreRequest::Read { id } => StoreReply::Record { id: *id, record: Box::new(self.clone()) },
+            StoreRequest::Read { id } => {
+                StoreReply::Record { id: *id, record: Box::new(self.clone()), holder_is_gone: false }
+            }
         }
     }
 }

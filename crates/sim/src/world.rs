@@ -417,11 +417,7 @@ impl World {
             return self.after(delay, Event::Ask { from: p, request, late: false });
         }
         // Nobody knows: it may have been lost, or land now, or much later.
-        let id = match &*request {
-            StoreRequest::TakeTerm { id, .. }
-            | StoreRequest::Write { id, .. }
-            | StoreRequest::Read { id } => *id,
-        };
+        let id = request.id();
         say!(self, "store: the request {id} of {} times out", self.procs[p].name);
         self.stats.fault("store trouble");
         if self.chance(60) {
@@ -495,6 +491,7 @@ impl World {
 fn describe(reply: &StoreReply) -> String {
     match reply {
         StoreReply::Taken { record, .. } => format!("term {} taken", record.term),
+        StoreReply::Renewed { lease, .. } => format!("lease of term {} renewed", lease.term),
         StoreReply::Written { id } => format!("request {id} written"),
         StoreReply::Rejected { id } => format!("request {id} rejected"),
         StoreReply::Record { id, .. } => format!("request {id} read"),

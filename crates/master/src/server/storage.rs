@@ -92,7 +92,9 @@ fn serve(
             StoreReply::Unknown { .. } | StoreReply::Rejected { .. } => {
                 pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             }
-            StoreReply::Taken { .. } | StoreReply::Written { .. } => pause = Duration::ZERO,
+            StoreReply::Taken { .. } | StoreReply::Renewed { .. } | StoreReply::Written { .. } => {
+                pause = Duration::ZERO;
+            }
             // After a failed write the master reads; that this works says nothing about the next write.
             StoreReply::Record { .. } => {}
         }

@@ -5,10 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pccl_proto::ids::Term;
 use pccl_proto::record::{RunRecord, StoreReply, StoreRequest};
 
+use super::StateStore;
 use super::file::{self, Disk, FileSystem, StoreError};
-use super::{StateStore, id_of};
 
 /// Keeps the state in a file, whole at every instant.
 ///
@@ -21,6 +22,8 @@ pub struct EmbeddedStore {
     temp: PathBuf,
     /// What the file holds. None: a write failed so late that the file must be read to know.
     record: Option<RunRecord>,
+    /// The term that stood in the file when it was opened.
+    found: Term,
     disk: Box<dyn Disk>,
     _lock: File,
 }
@@ -46,7 +49,7 @@ impl EmbeddedStore {
         let record = read(&path)?.unwrap_or_default();
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         let temp = file::beside(&path, ".tmp");
-        let store = Self { path, directory, temp, record: None, disk, _lock: lock };
+        let store = Self { path, directory, temp, record: None, found: record.term, disk, _lock: lock };
         match store.persist(&record) {
             Ok(()) => Ok(Self { record: Some(record), ..store }),
             Err(failed) => Err(StoreError::Write { path: store.path, source: failed.source }),
@@ -92,8 +95,16 @@ impl EmbeddedStore {
 
     fn try_execute(&mut self, request: &StoreRequest) -> Result<StoreReply, String> {
         let mut record = self.known()?.clone();
-        let reply = record.apply(request);
-        if matches!(reply, StoreReply::Taken { .. } | StoreReply::Written { .. }) {
+        let mut reply = record.apply(request);
+        if let StoreReply::Record { holder_is_gone, .. } = &mut reply {
+            // Whoever took a term before this process had the lock has ended.
+            *holder_is_gone = record.term <= self.found;
+        }
+        let changed = matches!(
+            reply,
+            StoreReply::Taken { .. } | StoreReply::Renewed { .. } | StoreReply::Written { .. }
+        );
+        if changed {
             if let Err(failed) = self.persist(&record) {
                 if failed.in_doubt {
                     self.record = None;
@@ -116,7 +127,7 @@ fn read(path: &Path) -> Result<Option<RunRecord>, StoreError> {
 
 impl StateStore for EmbeddedStore {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
-        self.try_execute(request).unwrap_or_else(|why| StoreReply::Unknown { id: id_of(request), why })
+        self.try_execute(request).unwrap_or_else(|why| StoreReply::Unknown { id: request.id(), why })
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pccl_proto::ids::{PeerGroup, RunId, Term};
+use pccl_proto::lease::Lease;
 use pccl_proto::record::{GroupRecord, RunRecord};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,8 @@ struct State<'a> {
     /// Hexadecimal: JSON numbers of 128 bits do not survive most tools.
     run: String,
     term: Term,
+    #[serde(default)]
+    lease: Cow<'a, Lease>,
     groups: Cow<'a, BTreeMap<PeerGroup, GroupRecord>>,
 }
 
@@ -126,6 +129,7 @@ pub(super) fn encode(record: &RunRecord) -> io::Result<Vec<u8>> {
     let state = State {
         run: format!("{:032x}", record.run.0),
         term: record.term,
+        lease: Cow::Borrowed(&record.lease),
         groups: Cow::Borrowed(&record.groups),
     };
     let state = serde_json::value::to_raw_value(&state)?;
@@ -165,7 +169,8 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<RunRecord, StoreError>
     let state: State<'_> = serde_json::from_str(envelope.state.get()).map_err(unreadable)?;
     let run =
         u128::from_str_radix(&state.run, 16).map_err(|e| damaged(format!("its run has no name: {e}")))?;
-    Ok(RunRecord { run: RunId(run), term: state.term, groups: state.groups.into_owned() })
+    let (lease, groups) = (state.lease.into_owned(), state.groups.into_owned());
+    Ok(RunRecord { run: RunId(run), term: state.term, lease, groups })
 }
 
 /// The steps of a write, apart so that each can be made to fail in a test.

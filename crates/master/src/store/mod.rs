@@ -25,10 +25,3 @@ pub trait StateStore: Send {
     /// reads what stands and asks again, so that it need not know whether anything was changed.
     fn execute(&mut self, request: &StoreRequest) -> StoreReply;
 }
-
-/// The name that the answer must repeat.
-fn id_of(request: &StoreRequest) -> u64 {
-    match request {
-        StoreRequest::TakeTerm { id, .. } | StoreRequest::Write { id, .. } | StoreRequest::Read { id } => *id,
-    }
-}

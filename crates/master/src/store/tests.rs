@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pccl_proto::ids::{PeerGroup, Term};
-use pccl_proto::record::{RunRecord, StoreReply};
+use pccl_proto::lease::Lease;
+use pccl_proto::record::{RunRecord, StoreReply, StoreRequest};
 use tempfile::TempDir;
 
 use super::conformance::{RUN, content, group, store_conformance, take_term, write};
@@ -51,7 +52,22 @@ fn a_reopened_store_holds_what_was_written() {
     assert_eq!(content(&mut store), record);
     assert_eq!(record.run, RUN);
     let reply = store.execute(&take_term(1, RUN));
-    assert_eq!(reply, StoreReply::Taken { id: 1, record: Box::new(RunRecord { term: Term(2), ..record }) });
+    let lease = Lease { term: Term(2), ..record.lease.clone() };
+    let taken = RunRecord { term: Term(2), lease, ..record };
+    assert_eq!(reply, StoreReply::Taken { id: 1, record: Box::new(taken) });
+}
+
+#[test]
+fn a_lease_from_before_the_store_was_opened_belongs_to_nobody() {
+    let gone = |store: &mut EmbeddedStore| match store.execute(&StoreRequest::Read { id: 1 }) {
+        StoreReply::Record { holder_is_gone, .. } => holder_is_gone,
+        other => panic!("{other:?}"),
+    };
+    let (_dir, path, _) = filled();
+    let mut store = EmbeddedStore::open(&path).unwrap();
+    assert!(gone(&mut store));
+    store.execute(&take_term(1, RUN));
+    assert!(!gone(&mut store));
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn busy_master() -> Master {
     };
     let group =
         GroupRecord { epoch: Epoch(1), members: (0..1000).map(member).collect(), ..GroupRecord::default() };
-    let record = RunRecord { run: RunId(1), term: Term(2), groups: [(PeerGroup(0), group)].into() };
+    let groups = [(PeerGroup(0), group)].into();
+    let record = RunRecord { run: RunId(1), term: Term(2), groups, ..RunRecord::default() };
     let mut master = Master::new(Time(0), MasterConfig::default());
     let action = master.poll_action();
     assert!(matches!(action, Some(pccl_proto::machine::Action::Store(_))), "{action:?}");

@@ -15,6 +15,7 @@ use pccl_proto::wire::{Kind, Prefix};
 
 use super::client::{Client, LONG, until};
 use super::{embedded, options, start};
+use crate::store::conformance::take_term;
 use crate::{
     EndError, MemoryStore, Server, ServerError, ServerOptions, StateStore, StatusError, StoreError,
     query_status,
@@ -161,7 +162,7 @@ impl StateStore for Moody {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
         let id = match request {
             StoreRequest::Read { .. } => return self.inner.execute(request),
-            StoreRequest::TakeTerm { id, .. } | StoreRequest::Write { id, .. } => *id,
+            request => request.id(),
         };
         match self.failures.lock().unwrap().pop() {
             None => self.inner.execute(request),
@@ -197,8 +198,7 @@ struct Never(Arc<AtomicU32>);
 impl StateStore for Never {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let StoreRequest::TakeTerm { id, .. } = request else { panic!() };
-        StoreReply::Unknown { id: *id, why: "no database".into() }
+        StoreReply::Unknown { id: request.id(), why: "no database".into() }
     }
 }
 
@@ -294,7 +294,7 @@ fn a_master_that_hears_of_a_newer_term_asks_the_store_and_ends_if_it_is_true() {
     peer.send(&ToMaster::Ping);
     assert_eq!(peer.receive().unwrap(), MasterMessage::Pong);
 
-    store.execute(&StoreRequest::TakeTerm { id: 1, new_run: RunId(1) });
+    store.execute(&take_term(1, RunId(1)));
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| server.wait());
         until("the end", || {

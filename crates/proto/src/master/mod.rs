@@ -28,6 +28,7 @@ use self::commit::Attempt;
 use self::liveness::Liveness;
 use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
+use crate::lease::Candidate;
 use crate::machine::{Action, Closed, Machine};
 use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
@@ -219,7 +220,13 @@ impl Master {
         self.next_store += 1;
         let id = self.next_store;
         self.taking_term = Some(id);
-        self.actions.push_back(Action::Store(StoreRequest::TakeTerm { id, new_run: self.config.new_run }));
+        let (new_run, candidate) = (self.config.new_run, Candidate::default());
+        self.actions.push_back(Action::Store(StoreRequest::TakeTerm {
+            id,
+            new_run,
+            replaces: None,
+            candidate,
+        }));
     }
 
     /// The store has answered.
@@ -240,11 +247,11 @@ impl Master {
             StoreReply::Written { id } => self.written(now, id),
             StoreReply::Rejected { id } => self.write_in_doubt(id, "the store has refused the write"),
             StoreReply::Unknown { id, why } => self.write_in_doubt(id, &why),
-            StoreReply::Record { id, record } => {
+            StoreReply::Record { id, record, .. } => {
                 self.checking_term = self.checking_term.filter(|asked| *asked != id);
                 self.resolve_doubt(now, id, &record);
             }
-            StoreReply::Taken { .. } => {}
+            StoreReply::Taken { .. } | StoreReply::Renewed { .. } => {}
         }
     }
 

@@ -25,6 +25,10 @@ impl Master {
                 self.send(conn, MasterMessage::Status(status));
             }
             (ToMaster::Ping, _) => self.send(conn, MasterMessage::Pong),
+            (ToMaster::Command(_), _) => {
+                let outcome = Err("this master has no other one beside it".to_owned());
+                self.send(conn, MasterMessage::Commanded { outcome });
+            }
             _ if self.authority != Authority::Active => {
                 self.send(conn, MasterMessage::NotActive { active: None });
             }
@@ -71,7 +75,7 @@ impl Master {
             ToMaster::Suspect { peer } => self.probe(peer),
             ToMaster::BrokenLink { peer } => self.link_is_broken(now, group, session, peer),
             ToMaster::Leave => self.leave(now, session),
-            ToMaster::Pong | ToMaster::Ping | ToMaster::Status => {}
+            ToMaster::Pong | ToMaster::Ping | ToMaster::Status | ToMaster::Command(_) => {}
             ToMaster::Hello { .. } | ToMaster::Attach { .. } => self.drop_conn(conn),
         }
     }

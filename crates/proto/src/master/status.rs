@@ -1,9 +1,9 @@
 //! What to tell people.
 
 use super::change::Activity;
-use super::{Group, Master, SessionState};
+use super::{Authority, Group, Master, SessionState};
 use crate::ids::{PeerGroup, SessionId, Time};
-use crate::message::{GroupStatus, OpStatus, PeerStatus, Status};
+use crate::message::{GroupStatus, OpStatus, PeerStatus, Role, Status};
 
 impl Master {
     /// State of the run.
@@ -12,6 +12,9 @@ impl Master {
         Status {
             run: format!("{:032x}", self.record.run.0),
             term: self.record.term.0,
+            role: if self.authority == Authority::Active { Role::Active } else { Role::Standby },
+            active: self.record.lease.addr,
+            store_trouble: None,
             groups: groups.collect(),
         }
     }

@@ -367,7 +367,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             MasterMessage::Agreed(agreed) => self.agreed(agreed),
             MasterMessage::Goodbye => self.end(EndReason::Left),
             MasterMessage::Ping => self.tell_master(&ToMaster::Pong),
-            MasterMessage::Pong | MasterMessage::Status(_) => {}
+            MasterMessage::Pong
+            | MasterMessage::Status(_)
+            | MasterMessage::Mandate { .. }
+            | MasterMessage::Commanded { .. } => {}
         }
     }
 
