@@ -28,6 +28,8 @@ use crate::kernels::Cpu;
 
 /// How long the library's thread leaves the machine to callers after one has driven it.
 const PARK: Duration = Duration::from_millis(5);
+/// Largest op whose caller looks for events a while before it sleeps: of a larger one, the data take longer.
+const EAGER_BYTES: u64 = 1 << 20;
 /// Longest wait without looking after the machine.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 
@@ -46,9 +48,15 @@ pub(crate) struct State {
     pub(crate) last_trouble: String,
     pub(crate) totals: Totals,
     metrics: Option<Metrics>,
-    started: BTreeMap<OpId, Instant>,
+    started: BTreeMap<OpId, Begun>,
     caller_drives: bool,
     last_driven: Option<Instant>,
+}
+
+/// An op that has been started.
+struct Begun {
+    at: Instant,
+    bytes: u64,
 }
 
 /// Sums over the life of a communicator.
@@ -151,7 +159,7 @@ impl Engine {
             let now = state.net.now();
             let id = state.peer.start(now, tag, f, memory)?;
             pccl_net::fault::reached("started");
-            state.started.insert(id, Instant::now());
+            state.started.insert(id, Begun { at: Instant::now(), bytes: f.bytes() });
             Ok(id)
         })
     }
@@ -254,7 +262,8 @@ impl Engine {
                 return result;
             }
             let left = deadline.map_or(MAX_WAIT, |at| at.saturating_duration_since(Instant::now()));
-            state = self.turn(state, &mut waiter, left);
+            let eager = state.started.values().all(|op| op.bytes <= EAGER_BYTES);
+            state = self.turn(state, &mut waiter, left, eager);
         }
     }
 
@@ -264,10 +273,12 @@ impl Engine {
         state: MutexGuard<'a, State>,
         waiter: &mut Waiter,
         limit: Duration,
+        eager: bool,
     ) -> MutexGuard<'a, State> {
         let limit = state.net.time_left(&state.peer).map_or(limit, |left| left.min(limit));
         drop(state);
-        if let Err(e) = waiter.wait(Some(limit.min(MAX_WAIT))) {
+        let limit = Some(limit.min(MAX_WAIT));
+        if let Err(e) = if eager { waiter.wait_eagerly(limit) } else { waiter.wait(limit) } {
             tracing::error!(target: "pccl::peer", "failed to wait for sockets: {e}");
         }
         let mut state = lock(&self.state);
@@ -294,7 +305,7 @@ impl Engine {
             if state.caller_drives {
                 continue;
             }
-            drop(self.turn(state, &mut waiter, MAX_WAIT));
+            drop(self.turn(state, &mut waiter, MAX_WAIT, false));
         }
     }
 
@@ -367,7 +378,7 @@ impl State {
     }
 
     fn count(&mut self, done: &Ended) {
-        let took = self.started.remove(&done.id).map(|at| at.elapsed());
+        let took = self.started.remove(&done.id).map(|op| op.at.elapsed());
         let Ok(OpInfo { recoveries, sent_bytes, received_bytes, .. }) = done.result else { return };
         self.totals.ops += 1;
         self.totals.recoveries += u64::from(recoveries);

@@ -85,7 +85,7 @@ impl Driver {
                 return Ok(());
             }
             let left = self.net.time_left(&self.master);
-            self.waiter.wait(left).map_err(|e| EndError::Sockets { why: e.to_string() })?;
+            self.waiter.wait_eagerly(left).map_err(|e| EndError::Sockets { why: e.to_string() })?;
             while let Some(reply) = self.storage.poll()? {
                 self.watch.replied(&reply);
                 self.master.handle_store(self.net.now(), reply);

@@ -132,6 +132,8 @@ pub struct Execution {
     backup: Option<Backup>,
     wrote_output: bool,
     out: Vec<OutFrame>,
+    /// Buffers of contributions that have been added.
+    free: Vec<Vec<u8>>,
 }
 
 /// How an attempt is cut up.
@@ -194,6 +196,7 @@ impl Execution {
             backup,
             wrote_output: false,
             out: Vec::new(),
+            free: Vec::new(),
             schedule,
         }
     }
@@ -289,15 +292,19 @@ impl Execution {
         self.state_mut(at.piece).receiving = false;
     }
 
-    /// All bytes of an expected frame are there: in the output, or in `slot` (which is given back if it is free).
+    /// Buffers handed to [`Execution::deliver`] that are free again.
+    pub fn take_free(&mut self) -> std::vec::Drain<'_, Vec<u8>> {
+        self.free.drain(..)
+    }
+
+    /// All bytes of an expected frame are there: in the output, or in `slot`.
     pub fn deliver<M: OpMemory, K: Kernels>(
         &mut self,
         at: Expected,
         slot: Option<Vec<u8>>,
         mem: &mut M,
         k: &K,
-    ) -> Option<Vec<u8>> {
-        let mut free = None;
+    ) {
         match slot {
             None => {
                 let state = self.state_mut(at.piece);
@@ -307,7 +314,7 @@ impl Execution {
             Some(data) => {
                 if self.is_next(at) {
                     self.fold(at, &data, mem, k);
-                    free = Some(data);
+                    self.free.push(data);
                 } else {
                     self.early.push(Early { at, data });
                 }
@@ -315,7 +322,6 @@ impl Execution {
         }
         self.advance(at.piece, mem, k);
         self.slide(mem, k);
-        free
     }
 
     /// Puts back what was overwritten. Returns whether the input is as it was.
@@ -444,6 +450,7 @@ impl Execution {
                     };
                     let early = self.early.swap_remove(i);
                     self.fold(at, &early.data, mem, k);
+                    self.free.push(early.data);
                     continue;
                 }
                 Step::Store { .. } => return,

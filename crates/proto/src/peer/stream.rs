@@ -15,6 +15,8 @@ use crate::wire::{
 const STAGING_BYTES: usize = 8 << 10;
 /// Bytes held for attempts that our caller has not started, per link, over all epochs; reading stops beyond.
 const HELD_LIMIT_BYTES: usize = 4 * (64 << 10) + (256 << 10);
+/// Buffers of one frame that are kept for the next contributions.
+const SPARE_SLOTS: usize = 16;
 /// Accepted frames after which they are confirmed without waiting for a frame the other way.
 const CONFIRM_EVERY: u64 = 32;
 
@@ -484,7 +486,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
         }
         self.credit(peer, name);
-        Ok(Place::Held { data: vec![0; header.len as usize] })
+        Ok(Place::Held { data: self.spare_slot(header.len as usize) })
     }
 
     fn place_in_attempt(&mut self, peer: SessionId, header: &DataHeader) -> Result<Place, String> {
@@ -580,8 +582,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(op) = self.ops.get_mut(&tag) else { return };
         op.received_bytes += u64::from(header.len);
         let Some(attempt) = &mut op.attempt else { return };
-        let free = attempt.execution.deliver(at, slot, &mut op.memory, &self.kernels);
-        self.keep_slot(free);
+        attempt.execution.deliver(at, slot, &mut op.memory, &self.kernels);
+        let room = SPARE_SLOTS.saturating_sub(self.spare_slots.len());
+        self.spare_slots.extend(attempt.execution.take_free().take(room));
         self.flush_attempt(tag);
         self.check_done(tag);
     }
@@ -589,7 +592,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     fn hold(&mut self, now: Time, peer: SessionId, header: DataHeader, data: Vec<u8>) {
         // The attempt may have started while the frame came in.
         if self.ops.get(&header.name.tag).is_some_and(|op| op.running_name() == Some(header.name)) {
-            return self.take_held(now, peer, &Held { header, data });
+            return self.take_held(now, peer, Held { header, data });
         }
         if header.name.epoch < self.epoch() {
             return;
@@ -617,7 +620,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             let mine: std::collections::VecDeque<Held> = mine;
             let any = !mine.is_empty();
             for held in mine {
-                self.take_held(now, peer, &held);
+                self.take_held(now, peer, held);
             }
             if any {
                 self.resume_peer(peer);
@@ -634,19 +637,20 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
     }
 
-    fn take_held(&mut self, now: Time, peer: SessionId, held: &Held) {
+    fn take_held(&mut self, now: Time, peer: SessionId, held: Held) {
         match self.place_of(peer, &held.header) {
             Ok(Place::Output { at, start }) => {
                 if let Some(op) = self.ops.get_mut(&held.header.name.tag) {
                     op.memory.output_mut()[start..start + held.data.len()].copy_from_slice(&held.data);
                 }
+                self.keep_slot(held.data);
                 self.deliver(held.header, at, None);
             }
-            Ok(Place::Slot { at, mut data }) => {
-                data.copy_from_slice(&held.data);
-                self.deliver(held.header, at, Some(data));
+            Ok(Place::Slot { at, data }) => {
+                self.keep_slot(data);
+                self.deliver(held.header, at, Some(held.data));
             }
-            Ok(Place::Held { .. } | Place::State(_) | Place::Nowhere) => {}
+            Ok(Place::Held { .. } | Place::State(_) | Place::Nowhere) => self.keep_slot(held.data),
             Err(why) => {
                 let conns: Vec<ConnId> = self
                     .links
@@ -684,10 +688,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         slot
     }
 
-    fn keep_slot(&mut self, slot: Option<Vec<u8>>) {
-        if let Some(slot) = slot
-            && self.spare_slots.len() < 16
-        {
+    fn keep_slot(&mut self, slot: Vec<u8>) {
+        if self.spare_slots.len() < SPARE_SLOTS {
             self.spare_slots.push(slot);
         }
     }
