@@ -97,16 +97,19 @@ pub(crate) fn start(crew: &mut Crew, heartbeat_timeout_ms: u32) -> Result<(Id, S
 
 /// Runs until a signal, or until its parent ends.
 pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
-    let config = if args.supervised {
+    let (config, metrics) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
-        Config::default()
+        (Config::default(), None)
     } else {
         let config = args.config.load()?;
         settings::start_log(&config)?;
-        config
+        let metrics = settings::start_metrics(&config);
+        (config, metrics)
     };
-    let server = Arc::new(Server::start(options(args, &config)?).map_err(|error| start_error(&error))?);
+    let mut options = options(args, &config)?;
+    options.metrics = metrics.as_ref().map(|(metrics, _)| metrics.clone());
+    let server = Arc::new(Server::start(options).map_err(|error| start_error(&error))?);
     stop_on_signals(Arc::clone(&server))?;
     if args.supervised {
         processes::say(&MasterEvent::Listening { addr: server.addr() });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pccl::{Options, Ports};
-use pccl_config::{Config, HostPort};
+use pccl_config::{Config, HostPort, ListenAddress};
 
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -54,6 +54,9 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
     }
     if let Some(advertise) = advertised(args, config)? {
         options = options.advertise(advertise);
+    }
+    if let Some(ListenAddress { host, port }) = config.metrics.address.for_library() {
+        options = options.metrics_address(&format!("{}:{port}", host.unwrap_or_default()));
     }
     Ok(options.ports(Ports::Range(network.p2p_ports.first..=network.p2p_ports.last)))
 }

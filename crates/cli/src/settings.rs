@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pccl_config::{Config, Recovery as ConfigRecovery, StoreKind};
-use pccl_observe::LogSettings;
+use pccl_observe::{LogSettings, Metrics, Serving};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
 use crate::error::CliError;
@@ -106,6 +106,26 @@ fn recovery(recovery: ConfigRecovery) -> Recovery {
     match recovery {
         ConfigRecovery::InsideCall => Recovery::InsideCall,
         ConfigRecovery::ByCaller => Recovery::ByCaller,
+    }
+}
+
+/// Serves metrics and health where the configuration wants them. A port that is taken must not keep a process from its
+/// work: several of them may share a machine and a file.
+pub(crate) fn start_metrics(config: &Config) -> Option<(Metrics, Serving)> {
+    let address = config.metrics.address.for_program()?;
+    let metrics = Metrics::new();
+    match Serving::start(address.host.as_deref(), address.port, metrics.clone()) {
+        Ok(serving) => {
+            tracing::info!(target: "pccl::metrics", "metrics are served on http://{}/metrics", serving.addr());
+            Some((metrics, serving))
+        }
+        Err(error) => {
+            tracing::warn!(
+                target: "pccl::metrics",
+                "{error}; going on without: choose another port by metrics.address"
+            );
+            None
+        }
     }
 }
 

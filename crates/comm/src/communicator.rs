@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket}
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pccl_observe::Metrics;
 use pccl_proto::ids::PeerGroup;
 use pccl_proto::message::{Session, VoteKind, VoteOutcome};
 use pccl_proto::peer::{EndReason, PeerConfig, Phase};
 
 use crate::engine::{Engine, State, anywhere};
 use crate::error::{ConnectError, VoteError};
+use crate::insight::PeerSource;
 use crate::options::{Options, Ports};
 
 /// How long a graceful leave may take before the connection is just closed.
@@ -69,6 +71,8 @@ pub struct Stats {
 /// A member of a fleet. All methods take `&self` and may be called from several threads.
 pub struct Communicator {
     pub(crate) engine: Arc<Engine>,
+    /// What metrics show of it, as long as it lives.
+    _insight: Option<Arc<PeerSource>>,
     options: Options,
     listen: SocketAddr,
     masters: Vec<SocketAddr>,
@@ -92,7 +96,9 @@ impl Communicator {
         let listen = listener.local_addr()?;
         // Without datagrams heartbeats go over TCP.
         let udp = UdpSocket::bind(SocketAddr::new(ip, 0)).ok();
-        let comm = |engine| Self {
+        let metrics = metrics(options);
+        let comm = |engine: Arc<Engine>| Self {
+            _insight: metrics.as_ref().map(|m| PeerSource::watch(&engine, options.group, m)),
             engine,
             options: options.clone(),
             listen,
@@ -101,7 +107,7 @@ impl Communicator {
             leaving: Mutex::new(false),
         };
         let config = peer_config(options, &masters, listen, None)?;
-        let comm = comm(Engine::start(listener, udp, config, options.metrics.clone())?);
+        let comm = comm(Engine::start(listener, udp, config, metrics.clone())?);
         comm.wait_until_member()?;
         Ok(comm)
     }
@@ -274,6 +280,35 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         self.say_goodbye();
+    }
+}
+
+/// Where to record metrics: where the program says, else where it or the environment wants them served, else nowhere.
+/// A port that cannot be had is no reason not to take part.
+fn metrics(options: &Options) -> Option<Metrics> {
+    if let Some(metrics) = &options.metrics {
+        return Some(metrics.clone());
+    }
+    let address = match &options.metrics_address {
+        Some(address) => address.clone(),
+        None => std::env::var(pccl_observe::ADDRESS_VARIABLE).ok()?,
+    };
+    let address = match pccl_observe::Address::parse(&address) {
+        Ok(address) => address?,
+        Err(why) => {
+            tracing::warn!(target: "pccl::peer", "no metrics are served: {why}");
+            return None;
+        }
+    };
+    match pccl_observe::endpoint(address.host.as_deref(), address.port) {
+        Ok((metrics, addr)) => {
+            tracing::info!(target: "pccl::peer", "metrics are served on http://{addr}/metrics");
+            Some(metrics)
+        }
+        Err(error) => {
+            tracing::warn!(target: "pccl::peer", "{error}");
+            None
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -95,6 +95,9 @@ impl Engine {
     ) -> io::Result<Arc<Self>> {
         let (mut net, waiter, wakeup) = pccl_net::pair()?;
         net.set_listener(listener)?;
+        if let Some(metrics) = &metrics {
+            net.set_metrics(metrics.clone());
+        }
         if let Some(udp) = udp {
             net.set_udp(udp)?;
         }
@@ -146,6 +149,19 @@ impl Engine {
     /// Looks at the machine.
     pub(crate) fn look<R>(&self, f: impl FnOnce(&State) -> R) -> R {
         f(&lock(&self.state))
+    }
+
+    /// Looks at the machine, unless it cannot be had for `patience`.
+    pub(crate) fn look_within<R>(&self, patience: Duration, f: impl FnOnce(&State) -> R) -> Option<R> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.state.try_lock() {
+                Ok(state) => return Some(f(&state)),
+                Err(TryLockError::Poisoned(state)) => return Some(f(&state.into_inner())),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
     }
 
     /// Starts an op. The memory comes back with the error, or by [`Engine::wait_for`].
@@ -391,17 +407,12 @@ impl State {
         for _ in 0..recoveries {
             metrics.record_recovery();
         }
-        metrics.add_bytes(sent_bytes, received_bytes, Instant::now());
-        metrics.set_backup_bytes(self.peer.backup_bytes() as u64);
     }
 
     fn count_bytes(&mut self, end: &SyncEnd) {
         if let Ok(done) = &end.result {
             self.totals.sent_bytes += done.sent_bytes;
             self.totals.received_bytes += done.received_bytes;
-            if let Some(metrics) = &self.metrics {
-                metrics.add_bytes(done.sent_bytes, done.received_bytes, Instant::now());
-            }
         }
     }
 
@@ -416,12 +427,6 @@ impl State {
             }
             PeerEvent::LinkDown { .. } | PeerEvent::Ended(_) | PeerEvent::Mismatch { .. } => {
                 tracing::warn!(target: "pccl::peer", "{event}");
-            }
-            PeerEvent::EpochChanged { world, .. } => {
-                if let Some(metrics) = &self.metrics {
-                    metrics.set_peer_count(*world as usize);
-                }
-                tracing::info!(target: "pccl::peer", "{event}");
             }
             _ => tracing::info!(target: "pccl::peer", "{event}"),
         }

@@ -25,6 +25,7 @@ mod element;
 mod engine;
 mod error;
 mod fault;
+mod insight;
 mod kernels;
 mod options;
 mod pending;

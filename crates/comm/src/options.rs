@@ -29,6 +29,7 @@ pub struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) expects: Expectations,
     pub(crate) metrics: Option<Metrics>,
+    pub(crate) metrics_address: Option<String>,
 }
 
 impl Options {
@@ -49,6 +50,7 @@ impl Options {
             connect_timeout: Duration::from_secs(10),
             expects: Expectations::default(),
             metrics: None,
+            metrics_address: None,
         }
     }
 
@@ -101,7 +103,16 @@ impl Options {
         self
     }
 
-    /// Where to record metrics.
+    /// Where to serve metrics and health: `:9090`, `127.0.0.1:9090`, or `off`. Default: what `PCCL_METRICS_ADDRESS`
+    /// says, else nowhere. All communicators of a process share an address; a port that is taken is a warning in the
+    /// log.
+    #[must_use]
+    pub fn metrics_address(mut self, address: &str) -> Self {
+        self.metrics_address = Some(address.to_owned());
+        self
+    }
+
+    /// Where to record metrics, instead of serving them.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);

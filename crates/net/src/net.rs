@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry, Token};
+use pccl_observe::Metrics;
 use pccl_proto::ids::{ConnId, Time};
 use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
@@ -37,6 +38,7 @@ pub struct Net {
     origin: Instant,
     /// Accepting failed for want of descriptors; the next try is due then.
     accept_again: Option<Instant>,
+    metrics: Option<Metrics>,
 }
 
 fn token(conn: ConnId) -> Token {
@@ -53,6 +55,7 @@ impl Net {
             readable: BTreeSet::new(),
             origin: Instant::now(),
             accept_again: None,
+            metrics: None,
         }
     }
 
@@ -72,6 +75,17 @@ impl Net {
         self.registry.register(&mut udp, UDP, Interest::READABLE)?;
         self.udp = Some(udp);
         Ok(())
+    }
+
+    /// Counts what goes over its connections.
+    pub fn set_metrics(&mut self, metrics: Metrics) {
+        self.metrics = Some(metrics);
+    }
+
+    /// A connection's ends, ours first, if it stands.
+    pub fn ends(&self, conn: ConnId) -> Option<(SocketAddr, SocketAddr)> {
+        let stream = &self.sockets.get(&conn)?.stream;
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
     }
 
     /// The time that the machine is told.
@@ -309,6 +323,9 @@ impl Net {
                     if n < room && !socket.read_closed {
                         socket.readable = false;
                     }
+                    if let Some(metrics) = &self.metrics {
+                        metrics.add_bytes(0, n as u64, Instant::now());
+                    }
                     machine.handle_received(self.now(), conn, n);
                     self.flush(machine, store);
                 }
@@ -366,7 +383,12 @@ impl Net {
                 return;
             }
             match socket.stream.write_vectored(&slices) {
-                Ok(n) => machine.handle_transmitted(self.now(), conn, n),
+                Ok(n) => {
+                    if let Some(metrics) = &self.metrics {
+                        metrics.add_bytes(n as u64, 0, Instant::now());
+                    }
+                    machine.handle_transmitted(self.now(), conn, n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     socket.writable = false;
                     return;

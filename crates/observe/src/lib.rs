@@ -1,7 +1,8 @@
 //! Metrics and logs, used by every program.
 //!
-//! * [`Metrics`] is a cheap handle on the five figures that operators watch. It opens no port: whoever serves
-//!   `/metrics` calls [`Metrics::render`].
+//! * [`Metrics`] is a cheap handle on the figures that operators watch. Parts of the program that know more about
+//!   themselves are a [`Source`], asked at each scrape.
+//! * [`Serving`] answers `/metrics`, `/healthz` and `/readyz` on a port, from a thread of its own.
 //! * [`init`] starts logging for the whole process, by [`LogSettings`] and `PCCL_LOG_LEVEL`. Libraries never call
 //!   it; they only emit `tracing` events, and a program that embeds them keeps its own subscriber.
 //!
@@ -11,10 +12,16 @@
 mod level;
 mod log;
 mod metrics;
+mod page;
 mod rotate;
+mod serve;
+mod source;
+mod text;
 mod throughput;
 
 pub use level::{LevelError, Levels};
 pub use log::{LEVEL_VARIABLE, LogError, LogSettings, init, subscriber};
 pub use metrics::Metrics;
 pub use rotate::RotatingFile;
+pub use serve::{ADDRESS_VARIABLE, Address, ServeError, Serving, endpoint};
+pub use source::{GroupSample, Health, LinkSample, MasterSample, PeerSample, Sample, Source};

@@ -1,16 +1,19 @@
-//! The five figures that operators watch.
+//! The figures of a process: what is recorded as it happens, and what sources say when they are asked.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::page::{Page, Sources};
+use crate::source::{Health, Source};
 use crate::throughput::Throughput;
 
 /// From a small all-reduce in one rack to gigabytes over the internet, three steps to each power of ten.
@@ -28,38 +31,62 @@ const LATENCY_BUCKETS_SECONDS: [f64; 20] = [
 /// use std::time::{Duration, Instant};
 ///
 /// let metrics = pccl_observe::Metrics::new();
-/// metrics.set_peer_count(4);
 /// metrics.record_op(Duration::from_millis(12));
 /// metrics.add_bytes(1 << 20, 1 << 20, Instant::now());
-/// assert!(metrics.render().contains("pccl_peer_count 4\n"));
+/// assert!(metrics.render().contains("pccl_collective_latency_count 1\n"));
 /// ```
 #[derive(Clone)]
 pub struct Metrics {
     shared: Arc<Shared>,
 }
 
+/// The parts of the program that have something to show. One that has been dropped is forgotten.
+#[derive(Default)]
+pub(crate) struct SourceList(Mutex<Vec<Weak<dyn Source>>>);
+
+impl SourceList {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Source>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, source: Weak<dyn Source>) {
+        let mut all = self.lock();
+        all.retain(|known| known.strong_count() > 0);
+        all.push(source);
+    }
+
+    /// Asked without the lock: a source may take its time.
+    fn alive(&self) -> Vec<Arc<dyn Source>> {
+        self.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn page(&self) -> Page {
+        Page::new(self.alive().iter().filter_map(|source| source.sample()))
+    }
+}
+
 struct Shared {
     registry: Registry,
-    peer_count: Gauge<u64, AtomicU64>,
+    sources: Arc<SourceList>,
     latency: Histogram,
     recoveries: Counter,
     throughput: Throughput,
     throughput_gbps: Gauge<f64, AtomicU64>,
-    backup_bytes: Gauge<u64, AtomicU64>,
+    time: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
     /// Metrics that all stand at zero.
     pub fn new() -> Self {
-        let peer_count = Gauge::default();
         let latency = Histogram::new(LATENCY_BUCKETS_SECONDS);
         let recoveries = Counter::default();
         let throughput_gbps = Gauge::default();
-        let backup_bytes = Gauge::default();
+        let time = Gauge::default();
+        let sources = Arc::new(SourceList::default());
         let mut registry = Registry::default();
         // Names are a promise to users' dashboards. No unit is registered with them, because the encoder would
         // append it to the name; a counter gets its `_total` from the encoder.
-        registry.register("pccl_peer_count", "Active peers", peer_count.clone());
+        registry.register_collector(Box::new(Sources(sources.clone())));
         registry.register("pccl_collective_latency", "Operation latency in seconds", latency.clone());
         registry.register(
             "pccl_recovery",
@@ -72,13 +99,14 @@ impl Metrics {
             throughput_gbps.clone(),
         );
         registry.register(
-            "pccl_buffer_backup_size",
-            "Memory held for fault tolerance, in bytes",
-            backup_bytes.clone(),
+            "pccl_time_seconds",
+            "Time of day on this machine, for finding clocks that are wrong",
+            time.clone(),
         );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("pccl_build", "What runs here", version);
         let throughput = Throughput::new(Instant::now());
-        let shared =
-            Shared { registry, peer_count, latency, recoveries, throughput, throughput_gbps, backup_bytes };
+        let shared = Shared { registry, sources, latency, recoveries, throughput, throughput_gbps, time };
         Self { shared: Arc::new(shared) }
     }
 
@@ -97,14 +125,14 @@ impl Metrics {
         self.shared.throughput.add(sent.saturating_add(received), now);
     }
 
-    /// Says how many peers are active.
-    pub fn set_peer_count(&self, peers: usize) {
-        self.shared.peer_count.set(peers as u64);
+    /// From now on `source` is asked at each scrape, until it is dropped.
+    pub fn watch(&self, source: Weak<dyn Source>) {
+        self.shared.sources.add(source);
     }
 
-    /// Says how much memory the backups hold.
-    pub fn set_backup_bytes(&self, bytes: u64) {
-        self.shared.backup_bytes.set(bytes);
+    /// What all sources say of themselves.
+    pub(crate) fn health(&self) -> Vec<Health> {
+        self.shared.sources.alive().iter().map(|source| source.health()).collect()
     }
 
     /// The state of all metrics now, as OpenMetrics text.
@@ -115,6 +143,8 @@ impl Metrics {
     /// As [`render`](Self::render), with the throughput of the ten seconds before `now`.
     pub fn render_at(&self, now: Instant) -> String {
         self.shared.throughput_gbps.set(self.shared.throughput.gbps(now));
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.shared.time.set(time.as_secs_f64());
         let mut text = String::with_capacity(2048);
         if let Err(fmt::Error) = encode(&mut text, &self.shared.registry) {
             // Writing into a string does not fail. Should the encoder ever refuse a value, a page that ends early
@@ -133,7 +163,7 @@ impl Default for Metrics {
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics").field("peer_count", &self.shared.peer_count.get()).finish_non_exhaustive()
+        f.debug_struct("Metrics").field("recoveries", &self.shared.recoveries.get()).finish_non_exhaustive()
     }
 }
 
@@ -194,18 +224,11 @@ mod tests {
     }
 
     #[test]
-    fn gauges_and_counters_tell_what_was_recorded() {
+    fn recoveries_are_counted_over_all_clones() {
         let metrics = Metrics::new();
-        let clone = metrics.clone();
-        clone.set_peer_count(7);
-        clone.set_peer_count(6);
-        clone.set_backup_bytes(u64::from(u32::MAX) + 1);
-        clone.record_recovery();
-        clone.record_recovery();
-        let page = metrics.render();
-        assert_near(value(&page, "pccl_peer_count"), 6.0);
-        assert_near(value(&page, "pccl_buffer_backup_size"), 4_294_967_296.0);
-        assert_near(value(&page, "pccl_recovery_total"), 2.0);
+        metrics.clone().record_recovery();
+        metrics.record_recovery();
+        assert_near(value(&metrics.render(), "pccl_recovery_total"), 2.0);
     }
 
     #[test]

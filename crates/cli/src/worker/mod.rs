@@ -122,14 +122,15 @@ pub(crate) fn supervised_args(
 
 /// Runs until all rounds are done.
 pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
-    let config = if args.supervised {
+    let (config, metrics) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
-        Config::default()
+        (Config::default(), None)
     } else {
         let config = args.peer.config.load()?;
         settings::start_log(&config)?;
-        config
+        let metrics = settings::start_metrics(&config);
+        (config, metrics)
     };
     let pace = Pace::new(args.rounds.unwrap_or(u64::MAX), args.supervised);
     if args.supervised {
@@ -142,6 +143,10 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     if args.supervised {
         options = options.ports(Ports::Any);
     }
+    options = match &metrics {
+        Some((metrics, _)) => options.metrics(metrics.clone()),
+        None => options.metrics_address("off"),
+    };
     let model = args.model.source().model()?;
     let audience = if args.supervised || args.json { Audience::Program } else { Audience::Person };
     Worker::connect(&options, model, args.workers, pace, audience)?.run()?;

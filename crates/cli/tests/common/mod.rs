@@ -20,6 +20,8 @@ pub(crate) fn pccl(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // The port of metrics is one for the whole machine.
+    command.env("PCCL_METRICS_ADDRESS", "off");
     command.args(args).current_dir(std::env::temp_dir()).stdin(Stdio::null());
     command
 }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pccl_net::{Net, Waiter};
-use pccl_observe::Metrics;
-use pccl_proto::master::{Master, MasterConfig, MasterEvent};
+use pccl_proto::master::{Authority, Master, MasterConfig, MasterEvent};
 use pccl_proto::message::Status;
 
 use super::EndError;
@@ -25,7 +24,7 @@ pub(super) struct Driver {
     storage: Storage,
     master: Master,
     journal: Journal,
-    metrics: Option<Metrics>,
+    active: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     questions: Receiver<Sender<Status>>,
     watch: Watch,
@@ -43,7 +42,7 @@ impl Driver {
         waiter: Waiter,
         storage: Storage,
         config: MasterConfig,
-        metrics: Option<Metrics>,
+        active: Arc<AtomicBool>,
         (stop, questions): (Arc<AtomicBool>, Receiver<Sender<Status>>),
     ) -> Self {
         let master = Master::new(net.now(), config);
@@ -53,7 +52,7 @@ impl Driver {
             storage,
             master,
             journal: Journal::default(),
-            metrics,
+            active,
             stop,
             questions,
             watch: Watch::default(),
@@ -117,9 +116,7 @@ impl Driver {
                 deposed = Some(EndError::Deposed { term, newer });
             }
         }
-        if let Some(metrics) = &self.metrics {
-            metrics.set_peer_count(self.master.members());
-        }
+        self.active.store(self.master.authority() == Authority::Active, Ordering::Relaxed);
         deposed.map_or(Ok(()), Err)
     }
 }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod fault;
+mod insight;
 mod storage;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use pccl_proto::message::Status;
 use pccl_proto::settings::RunSettings;
 
 use self::driver::Driver;
+use self::insight::MasterSource;
 use crate::store::{EmbeddedStore, MemoryStore, StateStore, StoreError};
 
 /// Where the master keeps what it must not forget.
@@ -47,7 +49,7 @@ pub struct ServerOptions {
     pub max_peers: u32,
     /// How long newcomers and members try to connect to each other.
     pub link_timeout: Duration,
-    /// Where to say how many members there are, if anywhere. Recoveries are counted by the peers: the master does not
+    /// Where to show what it knows, if anywhere. Recoveries are counted by the peers: the master does not
     /// learn how an op that began again has ended.
     pub metrics: Option<Metrics>,
 }
@@ -144,6 +146,8 @@ pub struct Server {
     questions: mpsc::Sender<mpsc::Sender<Status>>,
     last_status: Arc<Mutex<Status>>,
     life: Mutex<Life>,
+    /// What metrics show of it, as long as it lives.
+    _insight: Option<Arc<MasterSource>>,
 }
 
 impl Server {
@@ -173,7 +177,13 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let last_status = Arc::new(Mutex::new(Status::default()));
         let (questions, asked) = mpsc::channel();
-        let driver = Driver::new(net, waiter, storage, config, options.metrics, (stop.clone(), asked));
+        let active = Arc::new(AtomicBool::new(false));
+        let insight = options.metrics.map(|metrics| {
+            let source = MasterSource::watch(questions.clone(), wakeup.clone(), active.clone(), &metrics);
+            net.set_metrics(metrics);
+            source
+        });
+        let driver = Driver::new(net, waiter, storage, config, active, (stop.clone(), asked));
         let last = last_status.clone();
         let thread = std::thread::Builder::new()
             .name("pccl-master".into())
@@ -187,7 +197,8 @@ impl Server {
                  can join the run and end it; allow only the peers' addresses in the firewall"
             );
         }
-        Ok(Self { addr, stop, wakeup, questions, last_status, life: Mutex::new(Life::Running(thread)) })
+        let life = Mutex::new(Life::Running(thread));
+        Ok(Self { addr, stop, wakeup, questions, last_status, life, _insight: insight })
     }
 
     /// Where it listens.

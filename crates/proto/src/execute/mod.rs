@@ -10,6 +10,7 @@
 //! the result of its own piece, and that result cannot exist before the frame was accepted. Recursive doubling, where
 //! that is not so, sends from buffers of its own.
 
+mod awaited;
 mod backup;
 #[cfg(test)]
 mod tests;

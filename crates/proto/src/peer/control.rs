@@ -232,6 +232,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.control.heard_here = now;
             self.links.forgive(now);
         }
+        self.account_wait(now.since(self.last_tick));
         self.last_tick = now;
         self.tick_at = now + interval;
         self.beat(now);

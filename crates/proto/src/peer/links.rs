@@ -66,7 +66,7 @@ pub(super) struct Link {
     pub(super) stripes: Vec<Stripe>,
     was_up: bool,
     /// The smallest round trip so far, and how many were measured.
-    rtt_us: Option<u32>,
+    pub(super) rtt_us: Option<u32>,
     rtt_samples: u32,
     down_since: Option<Time>,
     reported_down: bool,
@@ -106,7 +106,7 @@ impl Link {
     }
 
     /// Whether the first connection is there, and every other one that has been.
-    fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.stripes.iter().enumerate().all(|(i, s)| s.conn.is_some() || (i > 0 && !s.was_up))
     }
 

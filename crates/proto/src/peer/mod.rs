@@ -12,6 +12,7 @@ mod control;
 mod credit;
 mod epoch;
 mod error;
+mod insight;
 mod links;
 mod ops;
 mod shared;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 pub use error::{EndReason, OpError, PeerEvent};
+pub use insight::{Insight, LinkInsight, WaitReason};
 pub use ops::{MAX_OPS_IN_FLIGHT, StartError};
 pub use shared::{SyncEnd, SyncFailure, SyncStartError, Synchronized};
 pub use watch::Progress;
@@ -160,6 +162,7 @@ pub struct Peer<M, K> {
     mib_us: u32,
     last_tick: Time,
     tick_at: Time,
+    waits: insight::Waits,
 }
 
 impl<M: OpMemory, K: Kernels> Peer<M, K> {
@@ -204,6 +207,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             mib_us: 0,
             last_tick: now,
             tick_at: now,
+            waits: insight::Waits::default(),
             config,
         };
         peer.dial_master(now);

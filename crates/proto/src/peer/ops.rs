@@ -37,7 +37,7 @@ pub(super) struct Op<M> {
     pub(super) recoveries: u32,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
-    called: Time,
+    pub(super) called: Time,
     /// The attached master has been told that the caller waits.
     pub(super) told: bool,
 }

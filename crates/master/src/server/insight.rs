@@ -1,0 +1,81 @@
+//! What a master shows of itself in metrics and to health checks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use pccl_net::Wakeup;
+use pccl_observe::{GroupSample, Health, MasterSample, Metrics, Sample, Source};
+use pccl_proto::message::{GroupStatus, Status};
+
+/// How long a scrape waits for the master's thread.
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
+/// After this, the master's thread hangs.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A master as a source of metrics.
+pub(super) struct MasterSource {
+    questions: Sender<Sender<Status>>,
+    wakeup: Wakeup,
+    active: Arc<AtomicBool>,
+}
+
+impl MasterSource {
+    pub(super) fn watch(
+        questions: Sender<Sender<Status>>,
+        wakeup: Wakeup,
+        active: Arc<AtomicBool>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let source = Arc::new(Self { questions, wakeup, active });
+        let weak: Weak<Self> = Arc::downgrade(&source);
+        metrics.watch(weak);
+        source
+    }
+
+    fn ask(&self, patience: Duration) -> Option<Status> {
+        let (answer, answers) = mpsc::channel();
+        self.questions.send(answer).ok()?;
+        self.wakeup.wake();
+        answers.recv_timeout(patience).ok()
+    }
+}
+
+fn group(status: &GroupStatus) -> GroupSample {
+    let members = status.peers.iter().filter(|p| p.rank.is_some()).count() as u64;
+    let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+    GroupSample {
+        epoch: status.epoch,
+        members,
+        newcomers: status.peers.len() as u64 - members,
+        revision: status.revision,
+        ops_in_flight: status.ops.len() as u64,
+        oldest_op_seconds: seconds(status.ops.iter().map(|op| op.age_ms).max().unwrap_or(0)),
+        heard: status.peers.iter().map(|p| (p.addr.clone(), seconds(p.heard_ms_ago))).collect(),
+    }
+}
+
+impl Source for MasterSource {
+    fn sample(&self) -> Option<Sample> {
+        let status = self.ask(SCRAPE_PATIENCE)?;
+        let groups: BTreeMap<u32, GroupSample> =
+            status.groups.iter().map(|state| (state.group, group(state))).collect();
+        let active = self.active.load(Ordering::Relaxed);
+        Some(Sample::Master(MasterSample { active, term: status.term, groups }))
+    }
+
+    fn health(&self) -> Health {
+        let Some(status) = self.ask(HEALTH_PATIENCE) else {
+            let why = format!("the master has ended or not answered for {} s", HEALTH_PATIENCE.as_secs());
+            return Health { alive: Err(why.clone()), ready: Err(why) };
+        };
+        let ready = if self.active.load(Ordering::Relaxed) {
+            Ok(format!("the active master, term {}", status.term))
+        } else {
+            Err("the store has not answered yet".to_owned())
+        };
+        Health { alive: Ok(()), ready }
+    }
+}
