@@ -146,10 +146,15 @@ pub struct Cut {
     pub window: u32,
 }
 
-/// How all peers cut an op in a world of `world`: pieces of one frame, and as many of them on their way as fit into
-/// `ring_chunk_size` bytes over all chunks.
+/// Smaller pieces cost more messages than their overlap saves.
+const MIN_PIECE_BYTES: u64 = 64 << 10;
+
+/// How all peers cut an op in a world of `world`: at least two pieces for a block of it, so that one is reduced while the
+/// next is on its way, of one frame each, and as many of them on their way as fit into `ring_chunk_size` bytes over all
+/// chunks.
 pub fn cut(f: &Fingerprint, world: u32, ring_chunk_size: u64) -> Cut {
-    let piece_bytes = MAX_DATA_BYTES as u64;
+    let half_block = (f.bytes() / u64::from(world.max(1))).div_ceil(2).next_multiple_of(4096);
+    let piece_bytes = half_block.clamp(MIN_PIECE_BYTES, MAX_DATA_BYTES as u64);
     let window = ring_chunk_size / (piece_bytes * u64::from(world.max(1)));
     Cut { piece_elements: piece_bytes / f.dtype.size_bytes() as u64, window: window.clamp(2, 8) as u32 }
 }
