@@ -9,6 +9,7 @@ mod sim;
 mod stage;
 mod test;
 mod tidy;
+mod tools;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas
+    Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),
     /// Run everything that a change must pass: formatting, lints, and `test`
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => Ok(test::run(&filters)),
         Command::Sim { arguments } => sim::run(&arguments),
         Command::Tidy { update } => tidy::run(update),
+        Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ci => Ok(ci::run()),
     };

@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::stage::{self, Counts, Stages};
-use crate::{sim, tidy};
+use crate::{sim, tidy, tools};
 
 /// Enough schedules to meet most faults in pairs, few enough for every change. More by hand: `cargo xtask sim`.
 const SIMULATIONS: &str = "2000";
@@ -22,6 +22,7 @@ pub(crate) fn run(filters: &[String]) -> ExitCode {
     } else {
         println!("only tests named like {}: tidy, doc tests and simulator are left out", filters.join(", "));
         build_program(&mut stages);
+        install_tools(&mut stages);
         stages.run("tests", || unit_and_end_to_end(filters));
     }
     stages.finish()
@@ -31,6 +32,7 @@ pub(crate) fn run(filters: &[String]) -> ExitCode {
 pub(crate) fn all(stages: &mut Stages) {
     stages.run("tidy", || tidy::check().map(Counts::one));
     build_program(stages);
+    install_tools(stages);
     stages.run("tests", || unit_and_end_to_end(&[]));
     stages.run("doc tests", doc_tests);
     stages.command("simulator", sim::command(&["--runs", SIMULATIONS]));
@@ -41,6 +43,10 @@ fn build_program(stages: &mut Stages) {
     let mut build = stage::cargo();
     build.args(["build", "--package", "pccl-cli", "--bin", "pccl"]);
     stages.command("build", build);
+}
+
+fn install_tools(stages: &mut Stages) {
+    stages.run("tools", || tools::run().map(|()| Counts::one(true)));
 }
 
 fn unit_and_end_to_end(filters: &[String]) -> Result<Counts> {

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
+use crate::besu::BesuArgs;
 use crate::exit;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Leaves the same averaged model on every machine where it runs
     Average(AverageArgs),
+    /// A QBFT network of Besu nodes: keys, genesis, configuration, Kubernetes manifests
+    Besu(BesuArgs),
     /// Who is in the run, and who waits for whom
     Status(StatusArgs),
     /// One peer of `bench`

@@ -8,6 +8,7 @@
 mod args;
 mod average;
 mod bench;
+mod besu;
 mod error;
 mod exit;
 mod master;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
+        Command::Besu(args) => besu::run(args),
         Command::Status(args) => status::run(args),
     };
     let exit = result.unwrap_or_else(|error| {

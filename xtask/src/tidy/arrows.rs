@@ -7,6 +7,7 @@ use super::tree::{Crate, Dependency};
 const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("config", &[]),
+    ("besu", &[]),
     ("kernels", &[]),
     ("deploy", &[]),
     ("observe", &[]),
@@ -15,22 +16,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("comm", &["net", "proto", "kernels", "observe", "config"]),
     ("ffi", &["comm", "observe"]),
     ("python", &["comm", "observe"]),
-    ("cli", &["master", "comm", "deploy", "proto", "observe", "config"]),
+    ("cli", &["master", "comm", "deploy", "besu", "proto", "observe", "config"]),
     ("sim", &["proto", "kernels", "deploy"]),
     ("xtask", &[]),
 ];
 
 /// The cores: they use nothing of ours, not even in their tests.
-const CORES: &[&str] = &["proto", "config", "kernels", "deploy"];
+const CORES: &[&str] = &["proto", "config", "kernels", "deploy", "besu"];
 
 /// The crates that know no socket, clock, thread or entropy.
-pub(super) const PURE: &[&str] = &["proto", "config", "deploy"];
+pub(super) const PURE: &[&str] = &["proto", "config", "deploy", "besu"];
 
 /// Rooms that no user gets.
 const NOT_SHIPPED: &[&str] = &["sim", "xtask"];
 
 /// Packages that bring a socket, a clock, a thread, a file or entropy. The standard library has them too: `source`
-/// looks for those names.
+/// looks for those names. `rand_core` is none of them: it has traits only, and takes entropy from `getrandom`.
 const IMPURE: &[&str] = &[
     "async-std",
     "chrono",
@@ -45,7 +46,6 @@ const IMPURE: &[&str] = &[
     "parking_lot",
     "polling",
     "rand",
-    "rand_core",
     "rayon",
     "reqwest",
     "rusqlite",

