@@ -109,6 +109,17 @@ impl Catalog {
     }
 }
 
+/// Whether a task about `task` takes down `one`.
+pub(crate) fn disrupts(task: Subject<'_>, one: Subject<'_>) -> bool {
+    match (task.item, one.item) {
+        (Some(a), Some(b)) if a.0 == b.0 => a.1 == b.1,
+        _ => match (task.target, one.target) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        },
+    }
+}
+
 fn jinja<T: serde::Serialize>(value: &T) -> Jinja {
     Jinja::from(Serde(value))
 }

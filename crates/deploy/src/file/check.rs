@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Action, Deployment, EnvValue, Invariant, Limit, List, Phase, Share, TARGETS, Waves};
 use crate::error::{FileErrorKind as Kind, Problem, shown, suggestion};
-use crate::template::{Catalog, Renderer, Subject, TemplateError};
+use crate::template::{Catalog, Renderer, TemplateError, disrupts};
 
 /// A problem and the path of its place.
 type Refusal = (String, Problem);
@@ -301,17 +301,6 @@ fn largest_disruption(file: &Deployment, catalog: &Catalog, invariant: &Invarian
     let phases = invariant.disrupted_by.iter().filter_map(|name| file.phase(name));
     let tasks = phases.flat_map(|(_, phase)| catalog.subjects(phase.for_each.as_deref()));
     tasks.map(|task| all.iter().filter(|one| disrupts(task, **one)).count()).max().unwrap_or(0)
-}
-
-/// Whether a task about `task` takes down `one`.
-pub(crate) fn disrupts(task: Subject<'_>, one: Subject<'_>) -> bool {
-    match (task.item, one.item) {
-        (Some(a), Some(b)) if a.0 == b.0 => a.1 == b.1,
-        _ => match (task.target, one.target) {
-            (Some(a), Some(b)) => a == b,
-            _ => true,
-        },
-    }
 }
 
 fn waves(file: &Deployment, waves: &Waves) -> Check {
