@@ -13,8 +13,12 @@ use pccl_proto::peer::{OpId, StartError, SyncFailure, SyncStartError, Synchroniz
 use pccl_proto::shared_state::{Offer, StateMemory};
 use pccl_proto::vocabulary::Fingerprint;
 
+use crate::communicator::Communicator;
 use crate::element::Element;
 use crate::engine::{Ended, Engine};
+use crate::error::CollectiveError;
+use crate::options::Call;
+use crate::raw::{self, RawOp, RawPending};
 
 /// A slice of elements as bytes.
 pub(crate) fn as_bytes<T: Element>(slice: &[T]) -> &[u8] {
@@ -115,6 +119,33 @@ fn run_lent(engine: &Engine, tag: Tag, f: Fingerprint, memory: Buffers) -> Resul
     let ended = engine.start_op(tag, f, memory).map(|id| engine.wait_for(id)).map_err(|(why, _memory)| why);
     std::mem::forget(guard);
     ended
+}
+
+impl Communicator {
+    /// Starts an op on memory that is given by its address; [`RawPending::wait`] ends it.
+    ///
+    /// # Safety
+    /// Until the op has ended (a wait for it has returned, or [`Communicator::leave`] or [`Communicator::abort`] has), the
+    /// input must be readable and the output writable, nobody else may write to either, and they must be the same or not
+    /// overlap.
+    pub unsafe fn start_raw(&self, raw: &RawOp, call: &Call) -> Result<RawPending, CollectiveError> {
+        let (op, tag) = (raw.collective.name(), call.tag);
+        self.check_process(op, tag)?;
+        let f = raw::fingerprint(raw, call);
+        // A slice of no bytes still needs an address that is not null.
+        let lent =
+            |ptr: *mut u8, len| Lent { ptr: if len == 0 { std::ptr::dangling_mut() } else { ptr }, len };
+        let output = lent(raw.output, raw.output_bytes);
+        let memory = if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
+            Buffers::InPlace(LentOne(output))
+        } else {
+            // The input is never written to through this pointer: `OpMemory` gives it out as `&[u8]` only.
+            Buffers::Apart(LentPair { input: lent(raw.input.cast_mut(), raw.input_bytes), output })
+        };
+        let started = self.engine.start_op(Tag(tag), f, memory);
+        let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
+        Ok(RawPending::new(&self.engine, id, op))
+    }
 }
 
 /// Slices that are lent to ops one after the other, several at once. Waits, when dropped, for the ops that still have one.

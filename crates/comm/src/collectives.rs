@@ -238,7 +238,7 @@ impl Communicator {
         result_of(op, ended.map_err(|why| CollectiveError::NotStarted { op, tag, why })?)
     }
 
-    fn check_process(&self, op: &'static str, tag: u64) -> Result<(), CollectiveError> {
+    pub(crate) fn check_process(&self, op: &'static str, tag: u64) -> Result<(), CollectiveError> {
         if self.is_ours() {
             return Ok(());
         }

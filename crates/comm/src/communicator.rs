@@ -185,6 +185,16 @@ impl Communicator {
         })
     }
 
+    /// Members of this peer's group; 0 while it has none.
+    pub fn world_size(&self) -> u32 {
+        self.engine.look(|state| state.peer.view().map_or(0, |view| view.members.len() as u32))
+    }
+
+    /// Ops of this peer that are in flight.
+    pub fn ops_in_flight(&self) -> usize {
+        self.engine.look(|state| state.peer.ops_in_flight())
+    }
+
     /// Whether newcomers wait to be let in. All members must ask; all get the same answer.
     pub fn peers_pending(&self) -> Result<bool, VoteError> {
         Ok(self.vote(VoteKind::PeersPending, "peers_pending")? > 0)
@@ -192,12 +202,24 @@ impl Communicator {
 
     /// Lets the newcomers in that wait. All members must call it, with no op in flight; returns the new membership.
     pub fn update_topology(&self) -> Result<Membership, VoteError> {
-        let in_flight = self.engine.look(|s| s.peer.ops_in_flight());
-        if in_flight > 0 {
-            return Err(VoteError::PendingOps { vote: "update_topology", in_flight });
-        }
+        self.nothing_in_flight("update_topology")?;
         self.vote(VoteKind::UpdateTopology, "update_topology")?;
         Ok(self.membership())
+    }
+
+    /// Lets the cost model use what the members have measured of their links. All members must call it, with no op in
+    /// flight.
+    pub fn optimize_topology(&self) -> Result<(), VoteError> {
+        self.nothing_in_flight("optimize_topology")?;
+        self.vote(VoteKind::OptimizeTopology, "optimize_topology")?;
+        Ok(())
+    }
+
+    fn nothing_in_flight(&self, vote: &'static str) -> Result<(), VoteError> {
+        match self.engine.look(|s| s.peer.ops_in_flight()) {
+            0 => Ok(()),
+            in_flight => Err(VoteError::PendingOps { vote, in_flight }),
+        }
     }
 
     fn vote(&self, kind: VoteKind, vote: &'static str) -> Result<u32, VoteError> {
@@ -251,11 +273,17 @@ impl Communicator {
     }
 
     /// Leaves: waits for the ops of this peer that are in flight, then tells the master, so that the others go on at
-    /// once.
-    pub fn leave(self) {
+    /// once. This communicator can do nothing more.
+    pub fn leave(&self) {
         self.engine.wait(Some(Instant::now() + Duration::from_secs(60)), |state| {
             (state.peer.ops_in_flight() == 0).then_some(())
         });
+        self.say_goodbye();
+    }
+
+    /// Leaves at once: ops and votes that other threads wait for end with an error, their inputs as they were. This
+    /// communicator can do nothing more.
+    pub fn abort(&self) {
         self.say_goodbye();
     }
 
@@ -272,7 +300,7 @@ impl Communicator {
     }
 
     /// Whether this is the process that connected.
-    pub(crate) fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         self.process == std::process::id()
     }
 }

@@ -193,6 +193,11 @@ impl Engine {
             .unwrap_or_else(|| unreachable!("there is no deadline"))
     }
 
+    /// Waits for an op to end, at most until `deadline`.
+    pub(crate) fn wait_until(&self, id: OpId, deadline: Instant) -> Option<Ended> {
+        self.wait(Some(deadline), |state| state.results.remove(&id))
+    }
+
     /// Synchronizes, from start to end.
     pub(crate) fn synchronize(
         &self,

@@ -29,6 +29,7 @@ mod insight;
 mod kernels;
 mod options;
 mod pending;
+mod raw;
 mod shared_state;
 
 pub use collectives::{ManyCall, Scattered};
@@ -45,6 +46,7 @@ pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
 pub use pending::Pending;
+pub use raw::{RawOp, RawPending};
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.

@@ -61,6 +61,8 @@ pub enum VoteKind {
     PeersPending,
     /// Make the shared state equal, after letting the newcomers in.
     Synchronize,
+    /// Let the cost model use what the members have measured of their links since the last epoch.
+    OptimizeTopology,
 }
 
 impl fmt::Display for VoteKind {
@@ -69,6 +71,7 @@ impl fmt::Display for VoteKind {
             Self::UpdateTopology => "update_topology",
             Self::PeersPending => "peers_pending",
             Self::Synchronize => "synchronize",
+            Self::OptimizeTopology => "optimize_topology",
         })
     }
 }

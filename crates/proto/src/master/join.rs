@@ -83,6 +83,8 @@ impl Master {
             VoteKind::UpdateTopology | VoteKind::PeersPending => {
                 self.end_votes(group, |_| true, &VoteOutcome::Decided { pending });
             }
+            // What was measured comes with the members' reports; the votes end with the new epoch.
+            VoteKind::OptimizeTopology => self.begin_change(now, group, "the members ask for a new topology"),
         }
     }
 
@@ -114,6 +116,14 @@ impl Master {
         if joined {
             let pending = self.newcomers(group).len() as u32;
             self.end_votes(group, |k| k == VoteKind::UpdateTopology, &VoteOutcome::Decided { pending });
+        }
+        let optimizes = |s: &SessionId| {
+            let vote = self.sessions.get(s).and_then(|s| s.vote);
+            vote.is_some_and(|v| v.kind == VoteKind::OptimizeTopology)
+        };
+        if self.stayers(group).iter().all(optimizes) {
+            let pending = self.newcomers(group).len() as u32;
+            self.end_votes(group, |_| true, &VoteOutcome::Decided { pending });
         }
     }
 
