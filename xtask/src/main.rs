@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod install;
 mod sim;
 mod stage;
 mod test;
@@ -46,6 +47,8 @@ enum Command {
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),
+    /// Install the program, libpccl.so, its headers and its pkg-config file under a prefix
+    Install(install::InstallArgs),
     /// Run everything that a change must pass: formatting, lints, and `test`
     Ci,
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Tidy { update } => tidy::run(update),
         Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ci => Ok(ci::run()),
     };
     outcome.unwrap_or_else(|error| {

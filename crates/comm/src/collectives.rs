@@ -37,6 +37,13 @@ fn fingerprint(collective: Collective, dtype: DataType, count: usize, call: &Cal
     Fingerprint { collective, dtype, op: call.op, count: count as u64, root: 0, algorithm: call.algorithm }
 }
 
+/// The block of `count` elements that the member of this rank gets from a reduce-scatter: its first element, and how
+/// many it has.
+pub fn block_of(count: usize, world: u32, rank: u32) -> (usize, usize) {
+    let count = count as u64;
+    (block_start(count, world, rank) as usize, block_len(count, world, rank) as usize)
+}
+
 impl Communicator {
     /// Reduces `send` of all peers into everybody's `recv` (elements as many as in `send`).
     pub fn all_reduce<T: Element>(
@@ -138,8 +145,8 @@ impl Communicator {
         // Blocks grow if a peer is lost on the way.
         recv.resize(send.len(), T::default());
         let info = self.run("reduce_scatter", call.tag, f, as_bytes(send), as_bytes_mut(recv))?;
-        let start = block_start(f.count, info.world, info.rank) as usize;
-        recv.truncate(block_len(f.count, info.world, info.rank) as usize);
+        let (start, len) = block_of(send.len(), info.world, info.rank);
+        recv.truncate(len);
         Ok(Scattered { info, start })
     }
 

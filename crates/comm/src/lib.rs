@@ -21,6 +21,7 @@
 mod buffer;
 mod collectives;
 mod communicator;
+mod configured;
 mod element;
 mod engine;
 mod error;
@@ -32,16 +33,17 @@ mod pending;
 mod raw;
 mod shared_state;
 
-pub use collectives::{ManyCall, Scattered};
+pub use collectives::{ManyCall, Scattered, block_of};
 pub use communicator::{Communicator, MemberInfo, Membership, Stats};
+pub use configured::{ConfiguredError, check_configuration, run_settings};
 pub use element::Element;
 pub use error::{Class, CollectiveError, ConnectError, VoteError};
 pub use options::{Call, Options, Ports};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
-pub use pccl_proto::peer::OpInfo;
-pub use pccl_proto::record::Removal;
+pub use pccl_proto::peer::{EndReason, OpInfo, StartError, SyncStartError};
+pub use pccl_proto::record::{Failure, Removal};
 pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};

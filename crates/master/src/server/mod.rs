@@ -221,10 +221,15 @@ impl Server {
     /// Ends the master and waits for its threads. Peers keep their links and look for a master for `master_timeout`.
     /// A second call does nothing.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wakeup.wake();
+        self.interrupt();
         // An end of another kind is the business of whoever waits for it.
         let _ = self.wait();
+    }
+
+    /// Asks the master to end, without waiting for it: takes no lock, so that a signal handler may call it.
+    pub fn interrupt(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wakeup.wake();
     }
 
     /// Blocks until the master has ended: by [`stop`](Self::stop) from another thread, or by itself.

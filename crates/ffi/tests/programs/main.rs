@@ -1,0 +1,74 @@
+//! Programs in C and C++, compiled and run on the library as it is installed.
+#![forbid(unsafe_code)]
+
+mod build;
+mod running;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use build::{Language, compile, library, symbols};
+use running::{Master, Program};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn exactly_the_api_is_visible_and_every_symbol_has_a_version() -> Result<()> {
+    let all = symbols(library()?)?;
+    let (old, new): (Vec<_>, Vec<_>) = all.iter().partition(|s| s.ends_with("@@PCCL_1.0"));
+    assert_eq!((old.len(), new.len()), (19, 11), "{all:?}");
+    assert!(new.iter().all(|s| s.starts_with("pccl") && s.ends_with("@@PCCL_1.1")), "{new:?}");
+    Ok(())
+}
+
+#[test]
+fn layouts_and_values_are_those_of_pccl() -> Result<()> {
+    Program::start(&compile("tests/c/layout.c", Language::C)?, &[])?.succeeds(PATIENCE)?;
+    compile("tests/c/layout.c", Language::Cpp)?;
+    Ok(())
+}
+
+#[test]
+fn a_program_for_pccl_goes_on_when_one_of_four_is_killed() -> Result<()> {
+    let master = Master::start()?;
+    let fleet = compile("tests/c/fleet.c", Language::C)?;
+    let start = |i: u32| Program::start(&fleet, &[&master.port, &i.to_string(), "4"]);
+    let mut peers = (0..4).map(start).collect::<Result<Vec<_>>>()?;
+    for peer in &mut peers {
+        peer.says("step 2", PATIENCE)?;
+    }
+    peers.remove(3).kill()?;
+    for peer in peers {
+        peer.succeeds(PATIENCE)?;
+    }
+    master.terminates()
+}
+
+#[test]
+fn what_is_wrong_gets_a_code_and_a_text() -> Result<()> {
+    let master = Master::start()?;
+    Program::start(&compile("tests/c/misuse.c", Language::C)?, &[&master.port])?.succeeds(PATIENCE)?;
+    master.terminates()
+}
+
+#[test]
+fn the_examples_do_what_they_say() -> Result<()> {
+    for (source, language, says) in [
+        ("examples/all_reduce.c", Language::C, "averaged over 2 peers: the last is 1023"),
+        ("examples/shared_state.cpp", Language::Cpp, "revision 1, the last weight is 1"),
+    ] {
+        let master = Master::start()?;
+        let program = compile(source, language)?;
+        let mut first = Program::start(&program, &[&master.port])?;
+        // It is alone until the second one comes.
+        master.has_a_member(PATIENCE)?;
+        let mut second = Program::start(&program, &[&master.port])?;
+        first.says(says, PATIENCE)?;
+        second.says(says, PATIENCE)?;
+        first.succeeds(PATIENCE)?;
+        second.succeeds(PATIENCE)?;
+        master.terminates()?;
+    }
+    Ok(())
+}
