@@ -43,7 +43,7 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
-    /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas
+    /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas, Prometheus
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),

@@ -1,6 +1,7 @@
 //! `cargo xtask tools`: the tools that tests run and that no package of Rust brings, in `target/tools`, at fixed versions.
 //!
-//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas from PyPI. Terraform
+//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas from PyPI,
+//! Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed). Terraform
 //! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
 
 use std::fs;
@@ -16,6 +17,9 @@ const NPM: &[&str] = &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "sol
 
 /// From PyPI: `target/tools/venv/bin/kubernetes-validate`.
 const PIP: &[&str] = &["kubernetes-validate==1.37.0"];
+
+/// From Debian: `target/tools/debian/usr/bin/{prometheus,promtool}`, at the version of the machine's release.
+const DEBIAN: &[&str] = &["prometheus"];
 
 /// What a person has to install, and how to ask for the version.
 const ON_PATH: &[(&str, &[&str])] =
@@ -34,7 +38,8 @@ pub(crate) fn run() -> Result<()> {
     let tools = stage::root().join("target/tools");
     fs::create_dir_all(&tools).with_context(|| format!("failed to make {}", tools.display()))?;
     installed(&tools.join("npm"), NPM, npm)?;
-    installed(&tools.join("venv"), PIP, pip)
+    installed(&tools.join("venv"), PIP, pip)?;
+    installed(&tools.join("debian"), DEBIAN, debian)
 }
 
 /// Installs `packages` into `folder`, unless a finished installation of the same is there.
@@ -65,6 +70,32 @@ fn pip(folder: &Path, packages: &[&str]) -> Result<()> {
     let mut pip = Command::new(folder.join("bin/pip"));
     pip.args(["install", "--quiet"]).args(packages);
     done(pip)
+}
+
+fn debian(folder: &Path, packages: &[&str]) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["download", "-qq"]).args(packages).current_dir(folder);
+        done(apt)
+    };
+    if download().is_err() {
+        // A fresh machine has no lists of packages.
+        let mut update = Command::new("apt-get");
+        update.args(["update", "-qq"]);
+        done(update)?;
+        download()?;
+    }
+    for entry in fs::read_dir(folder).with_context(|| format!("failed to read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            let mut unpack = Command::new("dpkg");
+            unpack.arg("-x").arg(&path).arg(folder);
+            done(unpack)?;
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn done(mut command: Command) -> Result<()> {
