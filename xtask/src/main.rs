@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod install;
+mod servers;
 mod sim;
 mod stage;
 mod test;
@@ -43,7 +44,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
-    /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas, Prometheus
+    /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas,
+    /// Prometheus, an S3 server; and the database servers of Debian
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),

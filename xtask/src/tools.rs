@@ -1,7 +1,8 @@
 //! `cargo xtask tools`: the tools that tests run and that no package of Rust brings, in `target/tools`, at fixed versions.
 //!
-//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas from PyPI,
-//! Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed). Terraform
+//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas and an S3 server from
+//! PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
+//! databases from Debian, too (installed: `servers`). Terraform
 //! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
 
 use std::fs;
@@ -10,13 +11,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::stage;
+use crate::{servers, stage};
 
 /// From npm: `target/tools/npm/node_modules/.bin/{anvil,cast,solcjs}`.
 const NPM: &[&str] = &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "solc@0.8.30"];
 
-/// From PyPI: `target/tools/venv/bin/kubernetes-validate`.
-const PIP: &[&str] = &["kubernetes-validate==1.37.0"];
+/// From PyPI: `target/tools/venv/bin/{kubernetes-validate,moto_server}`.
+const PIP: &[&str] = &["kubernetes-validate==1.37.0", "moto[s3,server]==5.2.5"];
 
 /// From Debian: `target/tools/debian/usr/bin/{prometheus,promtool}`, at the version of the machine's release.
 const DEBIAN: &[&str] = &["prometheus"];
@@ -39,7 +40,8 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all(&tools).with_context(|| format!("failed to make {}", tools.display()))?;
     installed(&tools.join("npm"), NPM, npm)?;
     installed(&tools.join("venv"), PIP, pip)?;
-    installed(&tools.join("debian"), DEBIAN, debian)
+    installed(&tools.join("debian"), DEBIAN, debian)?;
+    servers::install()
 }
 
 /// Installs `packages` into `folder`, unless a finished installation of the same is there.

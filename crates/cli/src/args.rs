@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
+use crate::checkpoint::CheckpointArgs;
 use crate::exit;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Besu(BesuArgs),
     /// Who is in the run, and who waits for whom
     Status(StatusArgs),
+    /// Kept states of the model: list, verify, restore
+    Checkpoint(CheckpointArgs),
     /// One peer of `bench`
     #[command(hide = true)]
     BenchPeer(PeerArgs),

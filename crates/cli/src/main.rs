@@ -9,6 +9,7 @@ mod args;
 mod average;
 mod bench;
 mod besu;
+mod checkpoint;
 mod error;
 mod exit;
 mod master;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Average(args) => average::run(args),
         Command::Besu(args) => besu::run(args),
         Command::Status(args) => status::run(args),
+        Command::Checkpoint(args) => checkpoint::run(args),
     };
     let exit = result.unwrap_or_else(|error| {
         eprintln!("{error}");

@@ -39,11 +39,18 @@ pub(crate) struct PeerArgs {
     connect_timeout: u64,
 }
 
+impl PeerArgs {
+    /// The peers that reduce together.
+    pub(crate) fn group(&self, config: &Config) -> u32 {
+        self.group.unwrap_or(config.peer_group)
+    }
+}
+
 /// How to connect.
 pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliError> {
     let network = &config.network;
     let mut options = Options::masters(masters(args, config)?)
-        .group(args.group.unwrap_or(config.peer_group))
+        .group(args.group(config))
         .expects(settings::expectations(config))
         .connect_timeout(Duration::from_secs(args.connect_timeout));
     if let Some(site) = args.site.as_ref().or(network.site.as_ref()) {

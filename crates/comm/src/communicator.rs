@@ -9,6 +9,8 @@ use pccl_proto::ids::PeerGroup;
 use pccl_proto::message::{Session, VoteKind, VoteOutcome};
 use pccl_proto::peer::{EndReason, PeerConfig, Phase};
 
+#[cfg(feature = "checkpoint")]
+use crate::checkpoint::Checkpointer;
 use crate::engine::{Engine, State, anywhere};
 use crate::error::{ConnectError, VoteError};
 use crate::insight::PeerSource;
@@ -79,12 +81,16 @@ pub struct Communicator {
     /// The process that made it: a child after `fork` must not use our sockets.
     process: u32,
     leaving: Mutex<bool>,
+    #[cfg(feature = "checkpoint")]
+    pub(crate) checkpointer: Option<Checkpointer>,
 }
 
 impl Communicator {
     /// Connects to a master and waits until the members let this peer in (at once if there are none).
     pub fn connect(options: &Options) -> Result<Self, ConnectError> {
         let masters = resolve(&options.masters)?;
+        #[cfg(feature = "checkpoint")]
+        let checkpointer = options.checkpoints.as_ref().map(Checkpointer::start).transpose()?;
         let v6 = masters.first().is_some_and(SocketAddr::is_ipv6);
         let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let ip = options.bind.unwrap_or(any);
@@ -105,6 +111,8 @@ impl Communicator {
             masters: masters.clone(),
             process: std::process::id(),
             leaving: Mutex::new(false),
+            #[cfg(feature = "checkpoint")]
+            checkpointer,
         };
         let config = peer_config(options, &masters, listen, None)?;
         let comm = comm(Engine::start(listener, udp, config, metrics.clone())?);
@@ -272,8 +280,8 @@ impl Communicator {
         })
     }
 
-    /// Leaves: waits for the ops of this peer that are in flight, then tells the master, so that the others go on at
-    /// once. This communicator can do nothing more.
+    /// Leaves: waits for the ops of this peer that are in flight and for its part of a checkpoint, then tells the master,
+    /// so that the others go on at once. This communicator can do nothing more.
     pub fn leave(&self) {
         self.engine.wait(Some(Instant::now() + Duration::from_secs(60)), |state| {
             (state.peer.ops_in_flight() == 0).then_some(())
@@ -292,11 +300,20 @@ impl Communicator {
         if std::mem::replace(&mut *left, true) || self.process != std::process::id() {
             return;
         }
+        #[cfg(feature = "checkpoint")]
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.finish();
+        }
         self.engine.with(|state| state.peer.leave());
         self.engine.wait(Some(Instant::now() + LEAVE_TIMEOUT), |state| {
             matches!(state.peer.phase(), Phase::Ended(_)).then_some(())
         });
         self.engine.stop();
+    }
+
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn group(&self) -> u32 {
+        self.options.group
     }
 
     /// Whether this is the process that connected.

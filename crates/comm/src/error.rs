@@ -166,6 +166,10 @@ pub enum ConnectError {
     /// Anything else ended it.
     #[error("failed to join the run: {0}")]
     Ended(EndReason),
+    /// Checkpoints are asked for, and their place cannot be used.
+    #[cfg(feature = "checkpoint")]
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// The system refused a socket or a thread.
     #[error("failed to set up sockets and threads: {0}")]
     System(#[from] std::io::Error),
@@ -182,6 +186,8 @@ impl ConnectError {
             }
             Self::Refused(_) => "make this peer's configuration agree with the master's",
             Self::Ended(_) => "connect again",
+            #[cfg(feature = "checkpoint")]
+            Self::Checkpoint(why) => why.hint(),
             Self::System(_) => "check the limits on open files and threads (ulimit -n, -u)",
         }
     }

@@ -19,6 +19,8 @@
 //! failed for all alike, or this peer's membership has ended, and then the input is as it was.
 
 mod buffer;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
 mod collectives;
 mod communicator;
 mod configured;
@@ -33,6 +35,10 @@ mod pending;
 mod raw;
 mod shared_state;
 
+#[cfg(feature = "checkpoint")]
+pub use checkpoint::{
+    CheckpointError, CheckpointInfo, CheckpointOptions, CheckpointStatus, Checkpoints, StoredTensor,
+};
 pub use collectives::{ManyCall, Scattered, block_of};
 pub use communicator::{Communicator, MemberInfo, Membership, Stats};
 pub use configured::{ConfiguredError, check_configuration, run_settings};

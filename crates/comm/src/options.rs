@@ -8,6 +8,9 @@ use pccl_observe::Metrics;
 use pccl_proto::settings::Expectations;
 use pccl_proto::vocabulary::{Algorithm, ReduceOp};
 
+#[cfg(feature = "checkpoint")]
+use crate::checkpoint::CheckpointOptions;
+
 /// Which port a peer listens on for the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
@@ -30,6 +33,8 @@ pub struct Options {
     pub(crate) expects: Expectations,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) metrics_address: Option<String>,
+    #[cfg(feature = "checkpoint")]
+    pub(crate) checkpoints: Option<CheckpointOptions>,
 }
 
 impl Options {
@@ -51,6 +56,8 @@ impl Options {
             expects: Expectations::default(),
             metrics: None,
             metrics_address: None,
+            #[cfg(feature = "checkpoint")]
+            checkpoints: None,
         }
     }
 
@@ -100,6 +107,14 @@ impl Options {
     #[must_use]
     pub fn expects(mut self, expects: Expectations) -> Self {
         self.expects = expects;
+        self
+    }
+
+    /// Where and when to write checkpoints of the shared state. Default: never.
+    #[cfg(feature = "checkpoint")]
+    #[must_use]
+    pub fn checkpoints(mut self, checkpoints: CheckpointOptions) -> Self {
+        self.checkpoints = Some(checkpoints);
         self
     }
 

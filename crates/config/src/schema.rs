@@ -184,9 +184,23 @@ static KEYS: &[Key] = &[
         0,
         u32::MAX as u64,
         "100",
-        "Steps between checkpoints; 0 = never.",
+        "Steps between checkpoints; 0 = only those asked for.",
     )
     .unit("steps"),
+    key(
+        "fault_tolerance.checkpoint_url",
+        KeyKind::Text,
+        "",
+        "Where checkpoints are written: a directory that all peers see, s3://…, az://… or gs://….",
+    )
+    .short("PCCL_CHECKPOINTS"),
+    number(
+        "fault_tolerance.checkpoint_keep",
+        1,
+        1_000_000,
+        "3",
+        "Complete checkpoints of a peer group that are kept.",
+    ),
     number(
         "fault_tolerance.max_recovery_attempts",
         0,

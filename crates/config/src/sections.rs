@@ -60,6 +60,10 @@ pub struct FaultToleranceConfig {
     pub enable_buffer_backup: bool,
     /// Steps (shared-state revisions) between checkpoints; 0 = never.
     pub checkpoint_interval_steps: u32,
+    /// Where checkpoints are written; none = nowhere.
+    pub checkpoint_url: Option<String>,
+    /// Complete checkpoints of a peer group that are kept.
+    pub checkpoint_keep: u32,
     /// How often an op that lost a peer is tried again. Run-wide.
     pub max_recovery_attempts: u32,
     /// Who tries it again. Run-wide.
@@ -132,6 +136,8 @@ impl Default for FaultToleranceConfig {
         Self {
             enable_buffer_backup: true,
             checkpoint_interval_steps: 100,
+            checkpoint_url: None,
+            checkpoint_keep: 3,
             max_recovery_attempts: 3,
             recovery: Recovery::InsideCall,
             op_timeout_ms: 0,

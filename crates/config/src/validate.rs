@@ -98,6 +98,8 @@ impl FaultToleranceConfig {
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), ConfigError> {
         reader.boolean("fault_tolerance.enable_buffer_backup", &mut self.enable_buffer_backup)?;
         reader.number("fault_tolerance.checkpoint_interval_steps", &mut self.checkpoint_interval_steps)?;
+        reader.text("fault_tolerance.checkpoint_url", &mut self.checkpoint_url, path)?;
+        reader.number("fault_tolerance.checkpoint_keep", &mut self.checkpoint_keep)?;
         reader.number("fault_tolerance.max_recovery_attempts", &mut self.max_recovery_attempts)?;
         reader.choice("fault_tolerance.recovery", &mut self.recovery, Recovery::from_name)?;
         reader.number("fault_tolerance.op_timeout_ms", &mut self.op_timeout_ms)

@@ -16,6 +16,9 @@ const LAYOUT_TAG: u64 = 3;
 /// Of the averaging, plus the number of the part.
 pub(crate) const AVERAGE_TAG: u64 = 16;
 
+/// Values of a voice.
+const WORDS: usize = 9;
+
 /// How often an op that failed for all alike is called again before the worker gives up.
 const ATTEMPTS: u32 = 20;
 /// From such a failure to the next call.
@@ -34,6 +37,10 @@ pub(crate) struct Voice {
     pub(crate) wanted: u32,
     /// Its model's layout.
     pub(crate) layout: u64,
+    /// Rounds done by the model that it began with.
+    pub(crate) began_at: u64,
+    /// Whether a checkpoint is asked for.
+    pub(crate) demands: bool,
 }
 
 /// What all have said.
@@ -51,6 +58,10 @@ pub(crate) struct Agreement {
     pub(crate) wanted: u32,
     /// Whether all models have one layout.
     pub(crate) one_layout: bool,
+    /// Rounds done by the model that the fleet began with.
+    pub(crate) began_at: u64,
+    /// Whether anybody asks for a checkpoint.
+    pub(crate) someone_demands: bool,
     /// Workers that took part.
     pub(crate) world: u32,
 }
@@ -61,7 +72,7 @@ fn flipped(value: u64) -> u64 {
 }
 
 impl Voice {
-    fn words(&self) -> [u64; 8] {
+    fn words(&self) -> [u64; WORDS] {
         let newest = self.holds.map_or(0, |rounds| rounds + 1);
         [
             newest,
@@ -71,14 +82,15 @@ impl Voice {
             self.wanted.into(),
             self.layout,
             flipped(self.layout),
-            0,
+            self.demands.into(),
+            self.began_at,
         ]
     }
 }
 
 impl Agreement {
-    fn from_words(words: [u64; 8], world: u32) -> Self {
-        let [newest, least, granted, lingers, wanted, layout, least_layout, _] = words;
+    fn from_words(words: [u64; WORDS], world: u32) -> Self {
+        let [newest, least, granted, lingers, wanted, layout, least_layout, demands, began_at] = words;
         Self {
             newest: newest.checked_sub(1),
             someone_behind: newest != flipped(least),
@@ -86,6 +98,8 @@ impl Agreement {
             someone_lingers: lingers > 0,
             wanted: wanted as u32,
             one_layout: layout == flipped(least_layout),
+            began_at,
+            someone_demands: demands > 0,
             world,
         }
     }
@@ -128,7 +142,7 @@ mod tests {
     use super::*;
 
     fn all(voices: &[Voice]) -> Agreement {
-        let mut words = [0; 8];
+        let mut words = [0; WORDS];
         for voice in voices {
             for (word, mine) in words.iter_mut().zip(voice.words()) {
                 *word = mine.max(*word);
@@ -137,7 +151,15 @@ mod tests {
         Agreement::from_words(words, voices.len() as u32)
     }
 
-    const VOICE: Voice = Voice { holds: Some(4), granted: 10, lingers: false, wanted: 2, layout: 77 };
+    const VOICE: Voice = Voice {
+        holds: Some(4),
+        granted: 10,
+        lingers: false,
+        wanted: 2,
+        layout: 77,
+        began_at: 0,
+        demands: false,
+    };
 
     #[test]
     fn equals_agree() {

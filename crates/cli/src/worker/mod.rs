@@ -5,6 +5,7 @@ pub(crate) mod load;
 mod model;
 mod pace;
 mod report;
+mod resume;
 mod rounds;
 
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use std::thread;
 use clap::Args;
 use pccl::Ports;
 use pccl_config::Config;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 pub(crate) use model::Source;
@@ -29,7 +30,8 @@ use crate::settings;
 use crate::size::ByteSize;
 use pace::Pace;
 use report::Audience;
-use rounds::Worker;
+use resume::{CheckpointArgs, Demand};
+use rounds::{Start, Worker};
 
 /// Options of `pccl worker`.
 #[derive(Args, Clone, Debug)]
@@ -43,6 +45,9 @@ pub(crate) struct WorkerArgs {
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
 
     /// Rounds to do [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
@@ -133,11 +138,12 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         (config, metrics)
     };
     let pace = Pace::new(args.rounds.unwrap_or(u64::MAX), args.supervised);
+    let demand = Demand::default();
     if args.supervised {
         let pace = pace.clone();
         processes::follow(move |order: Order| pace.obey(order));
     } else {
-        leave_on_signals(&pace)?;
+        leave_on_signals(&pace, &demand)?;
     }
     let mut options = peer::options(&args.peer, &config)?;
     if args.supervised {
@@ -147,20 +153,28 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         Some((metrics, _)) => options.metrics(metrics.clone()),
         None => options.metrics_address("off"),
     };
-    let model = args.model.source().model()?;
+    if let Some(checkpoints) = args.checkpoints.options(&config) {
+        options = options.checkpoints(checkpoints);
+    }
+    let mut model = args.model.source().model()?;
+    let resumed = args.checkpoints.resume(&config, args.peer.group(&config), &mut model)?;
     let audience = if args.supervised || args.json { Audience::Program } else { Audience::Person };
-    Worker::connect(&options, model, args.workers, pace, audience)?.run()?;
+    let start = Start { model, resumed, wanted: args.workers, demand };
+    Worker::connect(&options, start, pace, audience)?.run()?;
     Ok(Exit::Success)
 }
 
-/// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second one ends it at once.
-fn leave_on_signals(pace: &Pace) -> Result<(), CliError> {
-    let pace = pace.clone();
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+/// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second one ends it at once. SIGUSR1 asks for
+/// a checkpoint after the next round.
+fn leave_on_signals(pace: &Pace, demand: &Demand) -> Result<(), CliError> {
+    let (pace, demand) = (pace.clone(), demand.clone());
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])
         .map_err(|error| CliError::system("watch for signals", &error))?;
     thread::spawn(move || {
-        for _ in signals.forever() {
-            if !pace.ask_to_leave() {
+        for signal in signals.forever() {
+            if signal == SIGUSR1 {
+                demand.raise();
+            } else if !pace.ask_to_leave() {
                 std::process::exit(Exit::Interrupted.code().into());
             }
             eprintln!("leaving after this round; once more to end at once");

@@ -1,5 +1,6 @@
 //! A model: named tensors, those of one element type side by side, so that one op moves all of them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -118,13 +119,19 @@ impl Model {
     /// All tensors, as what the peers keep identical.
     pub(crate) fn shared(&mut self) -> Vec<pccl::Tensor<'_>> {
         let mut shared = Vec::with_capacity(self.tensors.len());
+        let shapes: BTreeMap<&String, &Vec<usize>> =
+            self.tensors.iter().map(|tensor| (&tensor.name, &tensor.shape)).collect();
         for part in &mut self.parts {
             // Of a type that is only carried along we know no more than its bytes.
             let dtype = part.averaged.unwrap_or(DataType::U8);
             let mut rest = part.bytes.as_mut_slice();
             for (name, bytes) in &part.tensors {
                 let (tensor, behind) = rest.split_at_mut(*bytes);
-                shared.push(pccl::Tensor::from_bytes(name.as_str(), dtype, tensor));
+                let shared_tensor = pccl::Tensor::from_bytes(name.as_str(), dtype, tensor);
+                shared.push(match shapes.get(name).filter(|_| part.averaged.is_some()) {
+                    Some(shape) => shared_tensor.shaped(shape.as_slice()),
+                    None => shared_tensor,
+                });
                 rest = behind;
             }
         }

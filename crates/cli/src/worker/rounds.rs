@@ -12,6 +12,7 @@ use super::agree::{self, AVERAGE_TAG, Agreement, Voice, persist};
 use super::model::Model;
 use super::pace::Pace;
 use super::report::{Audience, RoundReport, WorkerEvent};
+use super::resume::{Demand, ROUNDS};
 use crate::error::CliError;
 use crate::exit::Exit;
 
@@ -33,7 +34,22 @@ pub(crate) struct Worker {
     pace: Pace,
     wanted: u32,
     layout: u64,
+    /// Rounds of the model that it began with.
+    began_at: u64,
+    demand: Demand,
     audience: Audience,
+}
+
+/// What a worker begins with.
+pub(crate) struct Start {
+    /// The same on all peers that have just been started.
+    pub(crate) model: Model,
+    /// If it is a checkpoint's: rounds it has been through, and its revision.
+    pub(crate) resumed: Option<(u64, u64)>,
+    /// Workers to wait for.
+    pub(crate) wanted: u32,
+    /// Asked for checkpoints.
+    pub(crate) demand: Demand,
 }
 
 /// How a turn of the loop ended.
@@ -79,26 +95,28 @@ impl From<SyncError> for Trouble {
 }
 
 impl Worker {
-    /// Connects, with a model that is the same on all peers that have just been started.
+    /// Connects.
     pub(crate) fn connect(
         options: &Options,
-        model: Model,
-        wanted: u32,
+        start: Start,
         pace: Pace,
         audience: Audience,
     ) -> Result<Self, CliError> {
         let begun = Instant::now();
         let comm = Communicator::connect(options)?;
+        let (began_at, revision) = start.resumed.unwrap_or((0, 0));
         let worker = Self {
             comm,
-            layout: model.layout_digest(),
-            model,
-            holds: Some(0),
-            revision: 0,
+            layout: start.model.layout_digest(),
+            model: start.model,
+            holds: Some(began_at),
+            revision,
             is_new: true,
             said_synced: false,
             pace,
-            wanted,
+            wanted: start.wanted,
+            began_at,
+            demand: start.demand,
             audience,
         };
         worker.tell_joined(begun);
@@ -162,9 +180,9 @@ impl Worker {
         if !std::mem::replace(&mut self.said_synced, true) {
             self.audience.tell(&WorkerEvent::Synced { rounds, taken_over });
         }
-        let gathering = rounds == 0 && agreed.world < agreed.wanted;
+        let gathering = rounds == agreed.began_at && agreed.world < agreed.wanted;
         if !gathering && rounds < agreed.granted {
-            self.round(rounds + 1)?;
+            self.round(rounds + 1, agreed.someone_demands)?;
         } else if gathering || agreed.someone_lingers {
             thread::sleep(IDLE);
         } else {
@@ -180,6 +198,8 @@ impl Worker {
             lingers: self.pace.lingers(),
             wanted: self.wanted,
             layout: self.layout,
+            began_at: self.began_at,
+            demands: self.demand.is_raised(),
         }
     }
 
@@ -207,18 +227,21 @@ impl Worker {
     fn catch_up(&mut self, agreed: &Agreement) -> Result<u64, Trouble> {
         let newest = agreed.newest.ok_or_else(nobody_left)?;
         if agreed.someone_behind {
-            self.synchronize(self.holds == Some(newest))?;
+            self.synchronize(self.holds == Some(newest), newest, false)?;
         }
         Ok(newest)
     }
 
     /// Makes the models of all members identical, those of `holders` being the ones that count. Newcomers wait for the
     /// join point.
-    fn synchronize(&mut self, holder: bool) -> Result<SyncInfo, Trouble> {
+    fn synchronize(&mut self, holder: bool, rounds: u64, checkpoint: bool) -> Result<SyncInfo, Trouble> {
         let mut behind = false;
         loop {
             let revision = if holder { self.revision + 1 } else { 0 };
-            let mut state = SharedState::new(revision).admit_newcomers(false);
+            let mut state = SharedState::new(revision)
+                .admit_newcomers(false)
+                .checkpoint(checkpoint)
+                .note(ROUNDS, rounds.to_string());
             for tensor in self.model.shared() {
                 state.push(tensor);
             }
@@ -238,7 +261,7 @@ impl Worker {
         }
     }
 
-    fn round(&mut self, round: u64) -> Result<(), Trouble> {
+    fn round(&mut self, round: u64, checkpoint: bool) -> Result<(), Trouble> {
         self.model.move_by(session_number(&self.comm.membership().session), round);
         let audience = self.audience;
         self.pace.pass(|| audience.tell(&WorkerEvent::Held { round }));
@@ -250,7 +273,10 @@ impl Worker {
         // What the averaging made, before the synchronization could repair it.
         let hash = format!("{:032x}", self.model.hash());
         let begun = Instant::now();
-        let synced = self.synchronize(true)?;
+        let synced = self.synchronize(true, round, checkpoint)?;
+        if checkpoint {
+            self.demand.lower();
+        }
         self.holds = Some(round);
         audience.tell(&WorkerEvent::Round(RoundReport {
             round,

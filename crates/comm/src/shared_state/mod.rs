@@ -3,7 +3,11 @@
 mod error;
 mod hashes;
 mod memory;
+#[cfg(feature = "checkpoint")]
+mod saved;
 
+#[cfg(feature = "checkpoint")]
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use pccl_proto::peer::SyncFailure;
@@ -26,6 +30,7 @@ pub struct Tensor<'a> {
     dtype: DataType,
     bytes: &'a mut [u8],
     compared: bool,
+    shape: Option<Vec<usize>>,
 }
 
 impl<'a> Tensor<'a> {
@@ -36,7 +41,14 @@ impl<'a> Tensor<'a> {
 
     /// A tensor with a type known at run time; elements in native byte order, any alignment.
     pub fn from_bytes(name: impl Into<String>, dtype: DataType, bytes: &'a mut [u8]) -> Self {
-        Self { name: name.into(), dtype, bytes, compared: true }
+        Self { name: name.into(), dtype, bytes, compared: true, shape: None }
+    }
+
+    /// Elements in each dimension, for checkpoints. Default: one dimension.
+    #[must_use]
+    pub fn shaped(mut self, shape: impl Into<Vec<usize>>) -> Self {
+        self.shape = Some(shape.into());
+        self
     }
 
     /// Its content may differ from peer to peer: it is neither compared nor sent. Its name, type and size must still be
@@ -60,12 +72,25 @@ pub struct SharedState<'a> {
     tensors: Vec<Tensor<'a>>,
     block_bytes: u32,
     admits: bool,
+    #[cfg(feature = "checkpoint")]
+    pub(crate) wants_checkpoint: bool,
+    #[cfg(feature = "checkpoint")]
+    pub(crate) notes: BTreeMap<String, String>,
 }
 
 impl<'a> SharedState<'a> {
     /// No tensors yet.
     pub fn new(revision: u64) -> Self {
-        Self { revision, tensors: Vec::new(), block_bytes: BLOCK_BYTES, admits: true }
+        Self {
+            revision,
+            tensors: Vec::new(),
+            block_bytes: BLOCK_BYTES,
+            admits: true,
+            #[cfg(feature = "checkpoint")]
+            wants_checkpoint: false,
+            #[cfg(feature = "checkpoint")]
+            notes: BTreeMap::new(),
+        }
     }
 
     /// One more tensor.
@@ -152,18 +177,21 @@ impl Communicator {
             SyncFailure::Ended(why) => SyncError::Ended { why },
         })?;
         state.revision = done.agreed.revision;
+        let changed = take(*memory, state);
+        #[cfg(feature = "checkpoint")]
+        self.checkpoint(done.agreed, state);
         Ok(SyncInfo {
             revision: done.agreed.revision,
             sent_bytes: done.sent_bytes,
             received_bytes: done.received_bytes,
-            changed: take(*memory, state),
+            changed,
             joined: done.joined,
             recoveries: done.recoveries,
         })
     }
 }
 
-fn compared<'s, 'a>(state: &'s SharedState<'a>) -> impl Iterator<Item = &'s Tensor<'a>> {
+pub(crate) fn compared<'s, 'a>(state: &'s SharedState<'a>) -> impl Iterator<Item = &'s Tensor<'a>> {
     state.tensors.iter().filter(|t| t.compared)
 }
 
@@ -200,6 +228,12 @@ fn check(state: &SharedState<'_>) -> Result<(), SyncError> {
         if !tensor.bytes.len().is_multiple_of(size) {
             let bytes = tensor.bytes.len();
             let why = format!("{bytes} bytes are no whole number of {dtype} elements of {size} bytes");
+            return invalid(Some(&tensor.name), why);
+        }
+        let elements = |shape: &Vec<usize>| shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
+        let count = tensor.bytes.len() / size;
+        if let Some(shape) = tensor.shape.as_ref().filter(|shape| elements(shape) != Some(count)) {
+            let why = format!("its shape {shape:?} is not one of {count} elements");
             return invalid(Some(&tensor.name), why);
         }
     }

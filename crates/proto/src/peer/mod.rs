@@ -230,6 +230,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         &self.settings
     }
 
+    /// The run that it belongs to, once registered.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
     /// Its session, once registered.
     pub fn session(&self) -> Option<Session> {
         self.session
