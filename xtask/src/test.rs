@@ -11,6 +11,8 @@ use crate::{sim, tidy, tools};
 
 /// Enough schedules to meet most faults in pairs, few enough for every change. More by hand: `cargo xtask sim`.
 const SIMULATIONS: &str = "2000";
+/// Runs over a network that spoils bytes.
+const HOSTILE: &str = "2000";
 
 /// Where nextest writes its report: always in the root, also if the target directory is elsewhere.
 const NEXTEST_REPORT: &str = "target/nextest/default/junit.xml";
@@ -36,6 +38,7 @@ pub(crate) fn all(stages: &mut Stages) {
     stages.run("tests", || unit_and_end_to_end(&[]));
     stages.run("doc tests", doc_tests);
     stages.command("simulator", sim::command(&["--runs", SIMULATIONS]));
+    stages.command("spoiled bytes", sim::command(&["--hostile", HOSTILE]));
 }
 
 /// End-to-end tests start the program: a build error should be told as one, not as many failed tests.

@@ -8,6 +8,7 @@
 mod app;
 mod check;
 mod faults;
+mod hostile;
 mod memory;
 mod net;
 mod plan;
@@ -18,5 +19,6 @@ mod store;
 mod trace;
 mod world;
 
+pub use hostile::hostile;
 pub use runs::{Outcome, every_end, missed, one_end, run_seed};
 pub use stats::Stats;

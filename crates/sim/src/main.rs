@@ -2,6 +2,8 @@
 //!
 //! `--ends [STRIDE]`: every process of a small run ends at every step (or every STRIDEth).
 //! `--prove`: every rule of the protocol is missed when it is switched off.
+//! `--hostile N`: N runs over a network that spoils bytes, in which nobody may panic.
+//! `--hostile-seed SEED`: one of these, told in full.
 //! `--end PEERS inside|caller PROCESS STEP`: one of these, told in full.
 
 #![forbid(unsafe_code)]
@@ -9,13 +11,13 @@
 use std::process::ExitCode;
 
 use pccl_proto::rules::Rule;
-use pccl_sim::{Outcome, Stats, every_end, missed, one_end, run_seed};
+use pccl_sim::{Outcome, Stats, every_end, hostile, missed, one_end, run_seed};
 
 /// A missing rule must show within so many.
 const MOST_SCHEDULES: u64 = 20_000;
 
-const USAGE: &str =
-    "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove";
+const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove | \
+     --hostile N | --hostile-seed SEED";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,10 +28,12 @@ fn main() -> ExitCode {
         ["--ends", stride] => stride.parse().ok().map(ends),
         ["--end", peers, recovery, process, step] => one(peers, recovery, process, step),
         ["--prove"] => Some(prove()),
-        ["--runs", runs] => runs.parse().ok().map(|n| many(1, n)),
+        ["--hostile", runs] => runs.parse().ok().map(|n| many(1, n, hostile, "--hostile-seed ")),
+        ["--hostile-seed", seed] => seed.parse().ok().map(|n| tell(&format!("seed {n}"), &hostile(n, true))),
+        ["--runs", runs] => runs.parse().ok().map(|n| many(1, n, run_seed, "")),
         [seed] => seed.parse().ok().map(|n| tell(&format!("seed {n}"), &run_seed(n, true))),
         [seed, "--runs", runs] | ["--runs", runs, seed] => {
-            seed.parse().ok().zip(runs.parse().ok()).map(|(s, n)| many(s, n))
+            seed.parse().ok().zip(runs.parse().ok()).map(|(s, n)| many(s, n, run_seed, ""))
         }
         _ => None,
     };
@@ -58,15 +62,15 @@ fn tell(name: &str, outcome: &Outcome) -> ExitCode {
     }
 }
 
-fn many(first: u64, runs: u64) -> ExitCode {
+fn many(first: u64, runs: u64, run: fn(u64, bool) -> Outcome, again: &str) -> ExitCode {
     let (mut total, mut failed) = (Stats::default(), 0);
     for seed in first..first + runs {
-        let outcome = run_seed(seed, false);
+        let outcome = run(seed, false);
         total.add(&outcome.stats);
         if let Some(wrong) = outcome.violation {
             failed += 1;
             println!("seed {seed}: {wrong}");
-            println!("  to see it: cargo xtask sim {seed}");
+            println!("  to see it: cargo xtask sim {again}{seed}");
         }
     }
     sum_up(&total, runs - failed, failed)

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use pccl_proto::ids::ConnId;
 use pccl_proto::machine::Closed;
 
+use crate::hostile::spoil;
 use crate::trace::{Reader, Speech};
 use crate::world::{Event, Host, MASTER_HOST, ProcId, World, address, host_of};
 
@@ -221,8 +222,11 @@ impl World {
     }
 
     /// Puts bytes on their way to the other end.
-    fn send(&mut self, s: SockId, bytes: Vec<u8>) {
+    fn send(&mut self, s: SockId, mut bytes: Vec<u8>) {
         self.tell(s, &bytes);
+        if self.plan.spoiled_per_mille > 0 && self.random.below(1000) < self.plan.spoiled_per_mille {
+            spoil(&mut self.random, &mut bytes);
+        }
         if self.socks[s].dead {
             // A router that has forgotten the connection says so, or nobody does for a long while.
             if self.socks[s].closed.is_none() && self.chance(50) {

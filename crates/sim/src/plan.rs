@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
     pub(crate) simple: bool,
+    /// Of a thousand writes, so many are spoiled on their way.
+    pub(crate) spoiled_per_mille: u64,
 }
 
 /// An op of a round.
@@ -114,6 +116,7 @@ impl Plan {
             rivals: chance(r, 40),
             broken: None,
             simple: false,
+            spoiled_per_mille: 0,
         }
     }
 
@@ -179,6 +182,7 @@ impl Plan {
             fault_every_us: 0,
             rivals: false,
             simple: true,
+            spoiled_per_mille: 0,
             ..Self::random(1)
         }
     }

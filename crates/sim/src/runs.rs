@@ -89,7 +89,7 @@ pub fn one_end(peers: usize, inside_call: bool, victim: usize, step: u64) -> Out
     killed(&Plan::small(peers, recovery), kill, true)
 }
 
-fn finish(world: &mut World) -> Outcome {
+pub(crate) fn finish(world: &mut World) -> Outcome {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
     let violation = match caught {
         Ok(result) => result.err(),
