@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pccl_config::{Config, StoreKind};
-use pccl_master::{Server, ServerError, ServerOptions, StoreChoice};
+use pccl_master::{Server, ServerError, ServerOptions, StoreChoice, StoreUrl};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -168,6 +168,17 @@ pub(crate) fn bind_ip(config: &Config) -> Result<IpAddr, CliError> {
 
 /// In memory, unless somebody names a file.
 fn store(args: &MasterArgs, config: &Config) -> StoreChoice {
+    if args.store.is_none()
+        && let Some(url) = &config.store.url
+    {
+        // The configuration has been checked: only these two kinds have a URL.
+        let url = StoreUrl::new(url.expose());
+        return if config.store.kind == StoreKind::Etcd {
+            StoreChoice::Etcd(url)
+        } else {
+            StoreChoice::Postgres(url)
+        };
+    }
     let path = args.store.clone().or_else(|| config.store.path.as_ref().map(PathBuf::from));
     match path {
         Some(path) => StoreChoice::Embedded(path),

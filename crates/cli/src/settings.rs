@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pccl_config::{Config, Recovery as ConfigRecovery, StoreKind};
+use pccl_config::{Config, Recovery as ConfigRecovery};
 use pccl_observe::{LogSettings, Metrics, Serving};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
@@ -55,7 +55,6 @@ fn refuse_what_is_not_there(config: &Config) -> Result<(), CliError> {
         ("network.tls.enabled", config.network.tls.enabled),
         ("auth.enabled", config.auth.enabled),
         ("performance.enable_compression", config.performance.enable_compression),
-        ("store.kind", matches!(config.store.kind, StoreKind::Postgres | StoreKind::Etcd)),
     ];
     match refused.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),

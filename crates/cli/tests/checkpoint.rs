@@ -97,13 +97,15 @@ fn what_is_not_there_or_not_whole_is_said() {
 
 /// Changes the last byte of every shard.
 fn spoil(dir: &Path) {
-    for set in std::fs::read_dir(dir.join("group-0")).unwrap() {
-        for file in std::fs::read_dir(set.unwrap().path()).unwrap() {
-            let path = file.unwrap().path();
+    for set in std::fs::read_dir(dir.join("group-0")).expect("a group").flatten() {
+        for file in std::fs::read_dir(set.path()).expect("a set").flatten() {
+            let path = file.path();
             if path.extension().is_some_and(|e| e == "safetensors") {
-                let mut bytes = std::fs::read(&path).unwrap();
-                *bytes.last_mut().unwrap() ^= 1;
-                std::fs::write(&path, bytes).unwrap();
+                let mut bytes = std::fs::read(&path).expect("a shard");
+                if let Some(last) = bytes.last_mut() {
+                    *last ^= 1;
+                }
+                std::fs::write(&path, bytes).expect("a shard that can be written");
             }
         }
     }

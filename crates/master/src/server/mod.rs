@@ -23,7 +23,7 @@ use pccl_proto::settings::RunSettings;
 
 use self::driver::Driver;
 use self::insight::MasterSource;
-use crate::store::{EmbeddedStore, MemoryStore, StateStore, StoreError};
+use crate::store::{EmbeddedStore, EtcdStore, MemoryStore, PostgresStore, StateStore, StoreError, StoreUrl};
 
 /// Where the master keeps what it must not forget.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +34,10 @@ pub enum StoreChoice {
     Memory,
     /// In this file; see [`EmbeddedStore`].
     Embedded(PathBuf),
+    /// In a PostgreSQL database; see [`PostgresStore`].
+    Postgres(StoreUrl),
+    /// In etcd; see [`EtcdStore`].
+    Etcd(StoreUrl),
 }
 
 /// How a master is to be run.
@@ -156,6 +160,8 @@ impl Server {
         let store: Box<dyn StateStore> = match &options.store {
             StoreChoice::Memory => Box::new(MemoryStore::new()),
             StoreChoice::Embedded(path) => Box::new(EmbeddedStore::open(path)?),
+            StoreChoice::Postgres(url) => Box::new(PostgresStore::new(url)?),
+            StoreChoice::Etcd(url) => Box::new(EtcdStore::new(url)?),
         };
         Self::start_with(options, store)
     }

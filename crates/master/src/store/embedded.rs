@@ -1,7 +1,7 @@
 //! A store in a file beside the master.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,27 @@ use pccl_proto::ids::Term;
 use pccl_proto::record::{RunRecord, StoreReply, StoreRequest};
 
 use super::StateStore;
-use super::file::{self, Disk, FileSystem, StoreError};
+use super::file::{self, Disk, FileSystem, Lock, StoreError};
 
 /// Keeps the state in a file, whole at every instant.
 ///
 /// A write makes a new file beside the old one (`.tmp`), waits until the disk has it, gives it the old one's name, and
-/// waits until the disk has that. Whatever is cut off in between, the file holds the old state or the new one. A `.lock`
-/// file beside it keeps a second master away; it stays when the master ends and means nothing then.
+/// waits until the disk has that. Whatever is cut off in between, the file holds the old state or the new one.
+///
+/// Several masters on one machine may share the file: a `.lock` file beside it lets one at a time read and write, and the
+/// active one holds an `.active` file locked for as long as it lives, so that the others know at once when it has died.
+/// Both files stay when the masters end and mean nothing then. The file must be on a disk of this machine.
 pub struct EmbeddedStore {
     path: PathBuf,
     directory: PathBuf,
     temp: PathBuf,
-    /// What the file holds. None: a write failed so late that the file must be read to know.
-    record: Option<RunRecord>,
-    /// The term that stood in the file when it was opened.
-    found: Term,
+    /// A write failed so late that the file may hold the old state or the new one.
+    in_doubt: bool,
+    /// The term whose lease this process took.
+    leads: Option<Term>,
     disk: Box<dyn Disk>,
-    _lock: File,
+    lock: Lock,
+    active: Lock,
 }
 
 /// A write that failed.
@@ -45,15 +49,19 @@ impl EmbeddedStore {
 
     pub(super) fn open_on(path: &Path, disk: Box<dyn Disk>) -> Result<Self, StoreError> {
         let path = file::resolve(path)?;
-        let lock = file::lock(&path)?;
-        let record = read(&path)?.unwrap_or_default();
+        let lock = Lock::beside(&path, ".lock")?;
+        let active = Lock::beside(&path, ".active")?;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         let temp = file::beside(&path, ".tmp");
-        let store = Self { path, directory, temp, record: None, found: record.term, disk, _lock: lock };
-        match store.persist(&record) {
-            Ok(()) => Ok(Self { record: Some(record), ..store }),
-            Err(failed) => Err(StoreError::Write { path: store.path, source: failed.source }),
-        }
+        let store = Self { path, directory, temp, in_doubt: false, leads: None, disk, lock, active };
+        store.lock.take(&store.path)?;
+        let written = read(&store.path).and_then(|found| {
+            let failed =
+                |failed: WriteFailed| StoreError::Write { path: store.path.clone(), source: failed.source };
+            store.persist(&found.unwrap_or_default()).map_err(failed)
+        });
+        store.lock.give_back();
+        written.map(|()| store)
     }
 
     /// The file.
@@ -70,18 +78,18 @@ impl EmbeddedStore {
         self.disk.sync_directory(&self.directory).map_err(after)
     }
 
-    /// What the file holds; after a failure, read from it and written once more, so that it is sure to stay.
-    fn known(&mut self) -> Result<&RunRecord, String> {
-        if self.record.is_none() {
-            let found = match read(&self.path) {
-                Ok(Some(found)) => found,
-                Ok(None) => return Err(format!("the master's state {} has vanished", self.path.display())),
-                Err(e) => return Err(e.to_string()),
-            };
+    /// What the file holds; after a failure, written once more, so that it is sure to stay.
+    fn known(&mut self) -> Result<RunRecord, String> {
+        let found = match read(&self.path) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(format!("the master's state {} has vanished", self.path.display())),
+            Err(e) => return Err(e.to_string()),
+        };
+        if self.in_doubt {
             self.persist(&found).map_err(|e| self.complaint(&e))?;
-            self.record = Some(found);
+            self.in_doubt = false;
         }
-        self.record.as_ref().ok_or_else(String::new)
+        Ok(found)
     }
 
     fn complaint(&self, failed: &WriteFailed) -> String {
@@ -93,27 +101,47 @@ impl EmbeddedStore {
         )
     }
 
+    /// With the lock.
     fn try_execute(&mut self, request: &StoreRequest) -> Result<StoreReply, String> {
-        let mut record = self.known()?.clone();
+        let mut record = self.known()?;
         let mut reply = record.apply(request);
+        if self.leads.is_some_and(|term| term < record.term) {
+            self.leads = None;
+            self.active.give_back();
+        }
         if let StoreReply::Record { holder_is_gone, .. } = &mut reply {
-            // Whoever took a term before this process had the lock has ended.
-            *holder_is_gone = record.term <= self.found;
+            *holder_is_gone = self.holder_is_gone(record.term);
         }
         let changed = matches!(
             reply,
             StoreReply::Taken { .. } | StoreReply::Renewed { .. } | StoreReply::Written { .. }
         );
-        if changed {
-            if let Err(failed) = self.persist(&record) {
-                if failed.in_doubt {
-                    self.record = None;
-                }
-                return Err(self.complaint(&failed));
-            }
-            self.record = Some(record);
+        if changed && let Err(failed) = self.persist(&record) {
+            self.in_doubt |= failed.in_doubt;
+            return Err(self.complaint(&failed));
+        }
+        let is_ours = matches!(reply, StoreReply::Taken { .. } | StoreReply::Renewed { .. });
+        if is_ours && self.leads != Some(record.term) {
+            self.lead(record.term);
         }
         Ok(reply)
+    }
+
+    /// Shows the others that the holder of this term lives. If that cannot be done, they wait for the end of its lease.
+    fn lead(&mut self, term: Term) {
+        let shown = self.active.try_take().is_ok_and(|taken| taken)
+            && self.active.set_note(&term.0.to_string()).is_ok();
+        self.leads = shown.then_some(term);
+    }
+
+    /// Whether the process that took this term has ended.
+    fn holder_is_gone(&self, term: Term) -> bool {
+        if self.leads == Some(term) || !self.active.try_take().is_ok_and(|taken| taken) {
+            return false;
+        }
+        let is_its = self.active.note().is_ok_and(|note| note == term.0.to_string());
+        self.active.give_back();
+        is_its
     }
 }
 
@@ -127,7 +155,12 @@ fn read(path: &Path) -> Result<Option<RunRecord>, StoreError> {
 
 impl StateStore for EmbeddedStore {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
-        self.try_execute(request).unwrap_or_else(|why| StoreReply::Unknown { id: request.id(), why })
+        if let Err(why) = self.lock.take(&self.path) {
+            return StoreReply::Unknown { id: request.id(), why: why.to_string() };
+        }
+        let reply = self.try_execute(request);
+        self.lock.give_back();
+        reply.unwrap_or_else(|why| StoreReply::Unknown { id: request.id(), why })
     }
 }
 

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use pccl_proto::ids::{PeerGroup, RunId, Term};
 use pccl_proto::lease::Lease;
@@ -17,11 +18,21 @@ use serde_json::value::RawValue;
 /// Version of the format that this program writes; it reads no other.
 const VERSION: u32 = 1;
 const FORMAT: &str = "pccl-master-state";
+/// A lock is held for the time of a write: whoever holds it for longer is frozen, or its disk is.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// An embedded store cannot be opened.
+/// A store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The address of a database makes no sense.
+    #[error("failed to use the store at {url}: {why}")]
+    Url {
+        /// Without credentials.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The path names no place for a file.
     #[error("failed to open the master's state {path}: {source}; create its directory, or name another file")]
     Place {
@@ -30,15 +41,16 @@ pub enum StoreError {
         /// What the system says.
         source: io::Error,
     },
-    /// Another master uses it.
+    /// Another master keeps it locked.
     #[error(
-        "the master's state {path} is in use by {}; stop that master first, or give this one another file",
+        "the master's state {path} has been locked for seconds by {}, which is frozen or whose disk does not answer; end \
+         it, and this one goes on",
         name_of(*holder)
     )]
     InUse {
         /// The file.
         path: PathBuf,
-        /// The other master's process, if it has said so already.
+        /// That master's process, if it has said so already.
         holder: Option<u32>,
     },
     /// The lock file beside it cannot be used.
@@ -144,6 +156,11 @@ pub(super) fn encode(record: &RunRecord) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The record in a value that another store keeps.
+pub(super) fn decode_bytes(bytes: &[u8]) -> Result<RunRecord, String> {
+    decode(Path::new("in the store"), bytes).map_err(|e| e.to_string())
+}
+
 /// The record in a file's content.
 pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<RunRecord, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: path.into(), what };
@@ -231,29 +248,65 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(fs::canonicalize(parent).map_err(place)?.join(name))
 }
 
-/// Takes the lock of a file; it is held until the result is dropped, or the process ends.
-///
-/// The lock file stays: if it were removed, two processes could hold locks on two files of the same name.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
-    let lock = beside(path, ".lock");
-    let failed = |source| StoreError::Lock { lock: lock.clone(), source };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&lock).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let _ = file.take(32).read_to_string(&mut text);
-            return Err(StoreError::InUse { path: path.into(), holder: text.trim().parse().ok() });
-        }
-        Err(e) => return Err(failed(e.into())),
+/// A lock beside a file. The lock file stays: if it were removed, two processes could hold locks on two files of the same
+/// name.
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// The lock file `path` with `suffix`.
+    pub(super) fn beside(path: &Path, suffix: &str) -> Result<Self, StoreError> {
+        let lock = beside(path, suffix);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&lock).map_err(|source| StoreError::Lock { lock: lock.clone(), source })?;
+        Ok(Self { file, path: lock })
     }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut file).map_err(failed)?;
-    Ok(file)
+
+    /// Takes it now, or not. It is held until it is given back, or the process ends.
+    pub(super) fn try_take(&self) -> Result<bool, StoreError> {
+        match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(e) => Err(StoreError::Lock { lock: self.path.clone(), source: e.into() }),
+        }
+    }
+
+    /// Takes it, and says who it is, for those who wait in vain.
+    pub(super) fn take(&self, path: &Path) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        while !self.try_take()? {
+            if begun.elapsed() > PATIENCE {
+                let holder = self.note().ok().and_then(|text| text.trim().parse().ok());
+                return Err(StoreError::InUse { path: path.into(), holder });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.set_note(&std::process::id().to_string())
+    }
+
+    /// Gives it back.
+    pub(super) fn give_back(&self) {
+        // It can fail only if it is not held.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+
+    /// What its last holder has written into it.
+    pub(super) fn note(&self) -> Result<String, StoreError> {
+        let mut bytes = [0; 32];
+        let read = rustix::io::pread(&self.file, &mut bytes, 0);
+        let read = read.map_err(|e| StoreError::Lock { lock: self.path.clone(), source: e.into() })?;
+        Ok(String::from_utf8_lossy(&bytes[..read]).trim().to_owned())
+    }
+
+    /// Writes into it; only for its holder.
+    pub(super) fn set_note(&self, text: &str) -> Result<(), StoreError> {
+        let write = || {
+            self.file.set_len(0)?;
+            std::os::unix::fs::FileExt::write_all_at(&self.file, format!("{text}\n").as_bytes(), 0)
+        };
+        write().map_err(|source| StoreError::Lock { lock: self.path.clone(), source })
+    }
 }

@@ -1,19 +1,28 @@
 //! What the master must not forget, and who remembers it.
 
 mod embedded;
+mod etcd;
 mod file;
 mod memory;
+mod postgres;
+mod register;
+mod url;
 
 #[cfg(test)]
 pub(crate) mod conformance;
+#[cfg(test)]
+mod servers;
 #[cfg(test)]
 mod tests;
 
 use pccl_proto::record::{StoreReply, StoreRequest};
 
 pub use embedded::EmbeddedStore;
+pub use etcd::EtcdStore;
 pub use file::StoreError;
 pub use memory::MemoryStore;
+pub use postgres::PostgresStore;
+pub use url::StoreUrl;
 
 /// Keeps a [`pccl_proto::record::RunRecord`].
 ///

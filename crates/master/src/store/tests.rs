@@ -78,19 +78,51 @@ fn only_the_user_may_read_the_keys() {
 }
 
 #[test]
-fn a_second_user_of_the_file_is_refused_by_any_name_and_told_who_has_it() {
+fn masters_of_one_file_see_what_the_other_writes_and_when_it_has_gone() {
     let (dir, path) = place();
-    let first = EmbeddedStore::open(&path).unwrap();
+    let mut first = EmbeddedStore::open(&path).unwrap();
     let link = dir.path().join("other-name");
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    for name in [&path, &link] {
-        let error = EmbeddedStore::open(name).unwrap_err();
-        let StoreError::InUse { holder, .. } = &error else { panic!("{error}") };
-        assert_eq!(*holder, Some(std::process::id()));
-        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
-    }
+    let mut second = EmbeddedStore::open(&link).unwrap();
+    assert!(matches!(first.execute(&take_term(1, RUN)), StoreReply::Taken { .. }));
+    assert_eq!(first.execute(&write(2, 1, 0, group(1, 2))), StoreReply::Written { id: 2 });
+    let (seen, gone) = read(&mut second);
+    assert_eq!((seen.groups.get(&PeerGroup(5)), gone), (Some(&group(1, 2)), false));
     drop(first);
-    EmbeddedStore::open(&path).unwrap();
+    assert!(read(&mut second).1);
+    assert!(matches!(second.execute(&take_term(3, RUN)), StoreReply::Taken { .. }));
+    // The next one finds that somebody leads, and who is deposed cannot write.
+    let mut third = EmbeddedStore::open(&path).unwrap();
+    assert!(!read(&mut third).1);
+    assert!(matches!(third.execute(&take_term(4, RUN)), StoreReply::Taken { .. }));
+    assert_eq!(second.execute(&write(5, 2, 1, group(2, 2))), StoreReply::Rejected { id: 5 });
+    assert!(!read(&mut second).1, "the third one lives, though the second one held the lock until now");
+    let renew = StoreRequest::Renew { id: 6, term: Term(3) };
+    assert!(matches!(third.execute(&renew), StoreReply::Renewed { .. }));
+    drop(third);
+    assert!(read(&mut second).1);
+}
+
+/// What stands there, and whether the process that took the term has ended.
+fn read(store: &mut dyn StateStore) -> (RunRecord, bool) {
+    match store.execute(&StoreRequest::Read { id: 1 }) {
+        StoreReply::Record { record, holder_is_gone, .. } => (*record, holder_is_gone),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_keeps_the_lock_is_named() {
+    let (_dir, path) = place();
+    let mut store = EmbeddedStore::open(&path).unwrap();
+    let lock = file::Lock::beside(&fs::canonicalize(&path).unwrap(), ".lock").unwrap();
+    lock.take(&path).unwrap();
+    let StoreReply::Unknown { why, .. } = store.execute(&StoreRequest::Read { id: 1 }) else { panic!() };
+    assert!(why.contains(&format!("pid {}", std::process::id())), "{why}");
+    let error = EmbeddedStore::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    lock.give_back();
+    read(&mut store);
 }
 
 #[test]
@@ -263,10 +295,11 @@ fn after_a_late_failure_the_file_says_what_stands() {
 
 #[test]
 fn a_store_whose_directory_has_vanished_says_so() {
-    let (dir, path, record) = filled();
+    let (dir, path, _) = filled();
     let mut store = EmbeddedStore::open(&path).unwrap();
     fs::remove_dir_all(dir.path()).unwrap();
-    let reply = store.execute(&take_term(3, RUN));
-    assert!(matches!(reply, StoreReply::Unknown { id: 3, .. }), "{reply:?}");
-    assert_eq!(content(&mut store), record);
+    for request in [take_term(3, RUN), StoreRequest::Read { id: 3 }] {
+        let StoreReply::Unknown { id: 3, why } = store.execute(&request) else { panic!("{request:?}") };
+        assert!(why.contains("has vanished"), "{why}");
+    }
 }

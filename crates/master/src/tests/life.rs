@@ -125,16 +125,6 @@ fn without_a_store_a_restarted_master_knows_nobody() {
 }
 
 #[test]
-fn a_second_master_on_the_same_file_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = Server::start(embedded(dir.path())).unwrap();
-    let error = Server::start(embedded(dir.path())).unwrap_err();
-    assert!(matches!(error, ServerError::Store(StoreError::InUse { .. })), "{error}");
-    drop(first);
-    Server::start(embedded(dir.path())).unwrap();
-}
-
-#[test]
 fn a_damaged_file_is_refused_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("master.state");
