@@ -8,6 +8,7 @@ use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
 use crate::checkpoint::CheckpointArgs;
+use crate::doctor::DoctorArgs;
 use crate::exit;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Kept states of the model: list, verify, restore
     Checkpoint(CheckpointArgs),
+    /// What happened, from the flight records of a fleet
+    Doctor(DoctorArgs),
     /// One peer of `bench`
     #[command(hide = true)]
     BenchPeer(PeerArgs),

@@ -69,7 +69,7 @@ struct Place {
 /// Runs on this machine.
 pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
     let config = args.peer.config.load()?;
-    settings::start_log(&config)?;
+    settings::start_log("average", &config)?;
     // Read, and the output's place looked at, before anybody waits for us.
     let mut model = Model::read(&args.input)?;
     let folder = folder_of(&args.output)?;

@@ -10,6 +10,7 @@ mod average;
 mod bench;
 mod besu;
 mod checkpoint;
+mod doctor;
 mod error;
 mod exit;
 mod master;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
         Command::Besu(args) => besu::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Status(args) => status::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     };

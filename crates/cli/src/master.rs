@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use pccl_config::{Config, StoreKind};
 use pccl_master::{Server, ServerError, ServerOptions, StoreChoice, StoreUrl};
+use pccl_observe::flight;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::error::CliError;
@@ -103,7 +104,7 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
         (Config::default(), None)
     } else {
         let config = args.config.load()?;
-        settings::start_log(&config)?;
+        settings::start_log("master", &config)?;
         let metrics = settings::start_metrics(&config);
         (config, metrics)
     };
@@ -123,13 +124,16 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
     }
 }
 
-/// Ctrl-C and its like.
+/// Ctrl-C and its like; SIGUSR1 asks for the flight record.
 fn stop_on_signals(server: Arc<Server>) -> Result<(), CliError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])
         .map_err(|error| CliError::system("watch for signals", &error))?;
     thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            server.stop();
+        for signal in signals.forever() {
+            if signal != SIGUSR1 {
+                return server.stop();
+            }
+            flight::say(flight::dump("SIGUSR1"));
         }
     });
     Ok(())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pccl_config::{Config, Recovery as ConfigRecovery};
-use pccl_observe::{LogSettings, Metrics, Serving};
+use pccl_observe::{LogSettings, Metrics, Serving, flight};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
 use crate::error::CliError;
@@ -128,9 +128,18 @@ pub(crate) fn start_metrics(config: &Config) -> Option<(Metrics, Serving)> {
     }
 }
 
-/// Starts the log of a process that was started by hand.
-pub(crate) fn start_log(config: &Config) -> Result<(), CliError> {
+/// Starts the log of a process that was started by hand, and says where its flight record goes: beside the log, else
+/// into a folder of temporary files.
+pub(crate) fn start_log(role: &'static str, config: &Config) -> Result<(), CliError> {
     let logging = &config.logging;
+    let beside = logging.file.as_ref().and_then(|file| Some(Path::new(file).parent()?.to_owned()));
+    let folder = match (env::var_os(flight::FOLDER_VARIABLE), beside) {
+        (Some(folder), _) => PathBuf::from(folder),
+        (None, Some(folder)) => folder,
+        (None, None) => env::temp_dir().join("pccl-flight"),
+    };
+    flight::set_folder(role, folder);
+    flight::dump_on_panic();
     init_log(&LogSettings {
         level: logging.level.name().to_ascii_lowercase(),
         file: logging.file.as_ref().map(PathBuf::from),

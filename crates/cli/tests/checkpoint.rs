@@ -67,7 +67,7 @@ fn sigusr1_asks_for_a_checkpoint() {
         worker.line_with("world  2");
     }
     assert_eq!(text(&run(&["checkpoint", "list", &place]).stdout), "no checkpoints\n");
-    signal(fleet[1].pid(), "USR1");
+    signal(fleet[1].pid(), "USR2");
     until("a checkpoint", || {
         let output = run(&["checkpoint", "verify", &place]);
         output.status.success().then_some(())

@@ -74,13 +74,11 @@ fn a_fleet_shows_its_peers_links_and_ops_and_which_peer_hangs() {
     let (master, addr) = master(folder.path());
     assert_eq!(master.ask("/healthz").0, 200);
     let workers: Vec<Part> = (0..3).map(|n| worker(folder.path(), &addr, n)).collect();
-    until("rounds", || {
-        (workers[0].series().get("pccl_collective_latency_count").copied().unwrap_or(0.0) >= 5.0)
-            .then_some(())
-    });
+    rounds(&workers);
     for worker in &workers {
         assert_eq!(worker.ask("/healthz"), (200, "ok\n".to_owned()));
-        assert_eq!(worker.ask("/readyz").0, 200);
+        let (status, body) = worker.ask("/readyz");
+        assert_eq!(status, 200, "{body}");
     }
     let first = workers[0].series();
     assert!((first["pccl_peer_count"] - 3.0).abs() < f64::EPSILON, "{first:?}");
@@ -88,9 +86,7 @@ fn a_fleet_shows_its_peers_links_and_ops_and_which_peer_hangs() {
     let links: Vec<_> = first.keys().filter(|k| k.starts_with("pccl_link_sent_bytes_total{")).collect();
     assert_eq!(links.len(), 2, "{first:?}");
     for link in links {
-        assert!(first[link] > 1e6, "{link} {}", first[link]);
         let labels = link.trim_start_matches("pccl_link_sent_bytes_total");
-        assert!(first[&format!("pccl_link_received_bytes_total{labels}")] > 1e6, "{first:?}");
         assert!(first[&format!("pccl_link_rtt_seconds{labels}")] > 0.0, "{first:?}");
         assert!((first[&format!("pccl_link_up{labels}")] - 1.0).abs() < f64::EPSILON, "{first:?}");
         assert!(first.contains_key(&format!("pccl_link_retransmits_total{labels}")), "{first:?}");
@@ -105,14 +101,31 @@ fn a_fleet_shows_its_peers_links_and_ops_and_which_peer_hangs() {
     signal(workers[2].running.pid(), "STOP");
     let (hung, awaited) = until("the hanging peer is shown", || {
         let hung = peers_with(&master.series(), "pccl_master_heartbeat_age_seconds", 1.0);
-        let awaited = peers_with(&workers[0].series(), "pccl_link_awaited", 0.5);
-        (!hung.is_empty() && !awaited.is_empty()).then_some((hung, awaited))
+        // It may have stopped when the others had its data and not its promise, or its vote: the master knows that.
+        let awaited = peers_with(&master.series(), "pccl_master_awaited", 0.5);
+        hung.first().is_some_and(|peer| awaited.contains(peer)).then_some((hung, awaited))
     });
-    let series = workers[0].series();
+    let silent = workers[0].series();
     signal(workers[2].running.pid(), "CONT");
     assert_eq!(hung.len(), 1, "{hung:?}");
-    assert!(awaited.contains(&hung[0]), "{awaited:?} {hung:?}");
-    assert!(series["pccl_oldest_op_age_seconds{group=\"0\"}"] > 0.5, "{series:?}");
+    assert!(awaited.contains(&hung[0]), "{awaited:?}");
+    let waited = silent.iter().filter(|(key, _)| key.starts_with("pccl_wait_seconds_total{"));
+    assert!(waited.map(|(_, seconds)| seconds).sum::<f64>() > 0.5, "{silent:?}");
+}
+
+/// Waits until all have averaged models with each other: smaller ops are done by fewer, before.
+fn rounds(workers: &[Part]) {
+    for worker in workers {
+        until("rounds", || {
+            let series = worker.series();
+            let sum = |name: &str| -> f64 {
+                series.iter().filter(|(key, _)| key.starts_with(name)).map(|(_, value)| value).sum()
+            };
+            // In a ring, data come from one neighbour and go to the other.
+            let both = sum("pccl_link_sent_bytes_total{").min(sum("pccl_link_received_bytes_total{"));
+            (both > 3e6 && sum("pccl_world_size{") > 2.5).then_some(())
+        });
+    }
 }
 
 /// The peers whose series of this name are above a limit.
@@ -120,6 +133,62 @@ fn peers_with(series: &BTreeMap<String, f64>, name: &str, above: f64) -> Vec<Str
     let peer = |key: &String| Some(key.split("peer=\"").nth(1)?.split('"').next()?.to_owned());
     let of_name = series.iter().filter(|(key, _)| key.starts_with(&format!("{name}{{")));
     of_name.filter(|(_, value)| **value > above).filter_map(|(key, _)| peer(key)).collect()
+}
+
+/// The session of a worker, from its log.
+fn session_of(log: &Path) -> String {
+    until("a session", || {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let rest = text.split("registered as peer ").nth(1)?;
+        Some(rest.split(';').next()?.to_owned())
+    })
+}
+
+#[test]
+fn the_doctor_points_at_the_peer_that_was_killed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (master, addr) = master(folder.path());
+    let workers: Vec<Part> = (0..3).map(|n| worker(folder.path(), &addr, n)).collect();
+    let killed = session_of(&folder.path().join("worker2.log"));
+    rounds(&workers);
+    signal(workers[2].running.pid(), "KILL");
+    until("the epoch without it", || {
+        (workers[0].series().get("pccl_world_size{group=\"0\"}").copied()? < 2.5).then_some(())
+    });
+    let sources = [&master.metrics, &workers[0].metrics, &workers[1].metrics];
+    let collect: Vec<&str> = ["doctor", "collect"].into_iter().chain(sources.map(String::as_str)).collect();
+    let output = common::run(&collect);
+    common::succeeded(&output);
+    let text = common::text(&output.stdout);
+    assert!(text.contains("first cause: "), "{text}");
+    assert!(text.contains(&format!("most of the trouble is about peer {killed}\n")), "{killed}: {text}");
+
+    // The same from the files that a signal has them write; the lines of the logs say whose they are.
+    signal(workers[0].running.pid(), "USR1");
+    signal(master.running.pid(), "USR1");
+    let written = |role: &str| {
+        let name = format!("pccl-flight-{role}-");
+        let names = std::fs::read_dir(folder.path()).expect("a folder").filter_map(Result::ok);
+        names.filter(|e| e.file_name().to_string_lossy().starts_with(&name)).map(|e| e.path()).next()
+    };
+    until("two records", || {
+        let whole =
+            |path: std::path::PathBuf| std::fs::read_to_string(path).ok().filter(|t| t.ends_with('\n'));
+        whole(written("worker")?).and(whole(written("master")?))
+    });
+    let path = folder.path().to_str().expect("UTF-8");
+    let output = common::run(&["doctor", "collect", path, "--json"]);
+    common::succeeded(&output);
+    let story = &common::objects(&output)[0];
+    assert_eq!(story["first_cause"]["blamed"], *killed, "{story}");
+    let log = std::fs::read_to_string(folder.path().join("worker0.log")).expect("a log");
+    let line = log.lines().find(|line| line.contains("without peer")).expect("a line");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert!(line["run"].as_str().is_some_and(|run| run.len() == 32), "{line}");
+    assert!(
+        line["epoch"].as_u64().is_some() && line["peer"] == *killed && line["session"].is_string(),
+        "{line}"
+    );
 }
 
 #[test]

@@ -24,6 +24,7 @@ use pccl_proto::vocabulary::Fingerprint;
 
 use crate::buffer::Buffers;
 use crate::fault;
+use crate::journal::Journal;
 use crate::kernels::Cpu;
 
 /// How long the library's thread leaves the machine to callers after one has driven it.
@@ -48,6 +49,7 @@ pub(crate) struct State {
     pub(crate) last_trouble: String,
     pub(crate) totals: Totals,
     metrics: Option<Metrics>,
+    journal: Journal,
     started: BTreeMap<OpId, Begun>,
     caller_drives: bool,
     last_driven: Option<Instant>,
@@ -113,6 +115,7 @@ impl Engine {
             last_trouble: "no answer".into(),
             totals: Totals::default(),
             metrics,
+            journal: Journal::new(),
             started: BTreeMap::new(),
             caller_drives: false,
             last_driven: None,
@@ -175,6 +178,7 @@ impl Engine {
             let now = state.net.now();
             let id = state.peer.start(now, tag, f, memory)?;
             pccl_net::fault::reached("started");
+            state.journal.op_began(&state.peer, tag.0, f.bytes());
             state.started.insert(id, Begun { at: Instant::now(), bytes: f.bytes() });
             Ok(id)
         })
@@ -400,6 +404,7 @@ impl State {
 
     fn count(&mut self, done: &Ended) {
         let took = self.started.remove(&done.id).map(|op| op.at.elapsed());
+        self.journal.op_ended(&self.peer, done, took.unwrap_or_default());
         let Ok(OpInfo { recoveries, sent_bytes, received_bytes, .. }) = done.result else { return };
         self.totals.ops += 1;
         self.totals.recoveries += u64::from(recoveries);
@@ -422,19 +427,10 @@ impl State {
     }
 
     fn log(&mut self, event: &PeerEvent) {
-        match event {
-            PeerEvent::MasterAway { why } => {
-                self.last_trouble.clone_from(why);
-                tracing::warn!(target: "pccl::peer", "{event}");
-            }
-            PeerEvent::Ended(pccl_proto::peer::EndReason::Left) => {
-                tracing::info!(target: "pccl::peer", "{event}");
-            }
-            PeerEvent::LinkDown { .. } | PeerEvent::Ended(_) | PeerEvent::Mismatch { .. } => {
-                tracing::warn!(target: "pccl::peer", "{event}");
-            }
-            _ => tracing::info!(target: "pccl::peer", "{event}"),
+        if let PeerEvent::MasterAway { why } = event {
+            self.last_trouble.clone_from(why);
         }
+        self.journal.say(&self.peer, event);
     }
 }
 

@@ -29,6 +29,7 @@ mod engine;
 mod error;
 mod fault;
 mod insight;
+mod journal;
 mod kernels;
 mod options;
 mod pending;

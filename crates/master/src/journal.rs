@@ -1,7 +1,10 @@
 //! What the master has to say, as lines of a log: each on change, none in floods.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pccl_observe::flight;
+use pccl_proto::ids::{RunId, Term};
 use pccl_proto::master::MasterEvent;
 use pccl_proto::record::Removal;
 
@@ -15,10 +18,12 @@ pub(crate) struct Journal {
     trouble: Option<String>,
     window: Option<Instant>,
     refused: u32,
+    who: Option<Arc<str>>,
+    epoch: u64,
 }
 
 impl Journal {
-    pub(crate) fn say(&mut self, event: &MasterEvent) {
+    pub(crate) fn say(&mut self, (run, term): (RunId, Term), event: &MasterEvent) {
         let worth_saying = match event {
             MasterEvent::StoreTrouble { why } => self.trouble.replace(why.clone()).as_ref() != Some(why),
             MasterEvent::ConnectionRefused { .. } => self.may_name_refusal(Instant::now()),
@@ -32,11 +37,29 @@ impl Journal {
         if !worth_saying {
             return;
         }
+        self.record(event);
+        let run = format!("{:032x}", run.0);
         if is_warning(event) {
-            tracing::warn!(target: "pccl::master", "{event}");
+            tracing::warn!(target: "pccl::master", run, term = term.0, "{event}");
         } else {
-            tracing::info!(target: "pccl::master", "{event}");
+            tracing::info!(target: "pccl::master", run, term = term.0, "{event}");
         }
+    }
+
+    /// The same for the flight record.
+    fn record(&mut self, event: &MasterEvent) {
+        let about = match event {
+            MasterEvent::Removed { session, .. }
+            | MasterEvent::Detached { session }
+            | MasterEvent::Attached { session }
+            | MasterEvent::Registered { session, .. } => Some(session.to_string()),
+            _ => None,
+        };
+        if let MasterEvent::EpochChanged { epoch, .. } = event {
+            self.epoch = epoch.0;
+        }
+        let who = self.who.get_or_insert_with(|| "master".into());
+        flight::note(who, is_warning(event), about, self.epoch, event.to_string());
     }
 
     fn may_name_refusal(&mut self, now: Instant) -> bool {

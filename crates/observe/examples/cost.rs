@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pccl_observe::{Health, LinkSample, Metrics, PeerSample, Sample, Source};
+use pccl_observe::{Health, LinkSample, Metrics, PeerSample, Sample, Source, flight};
 
 const PEERS: u32 = 128;
 
@@ -45,6 +45,11 @@ fn main() {
         metrics.record_op(black_box(Duration::from_micros(300)));
         metrics.add_bytes(4096, 0, Instant::now());
         metrics.add_bytes(0, 4096, Instant::now());
+    });
+    let who: Arc<str> = "peer".into();
+    rounds("the flight record of an op", 100_000, || {
+        flight::op_began(&who, black_box(7), 1, 4096);
+        flight::op_ended(&who, 7, 1, black_box(Duration::from_micros(300)), 0, None);
     });
     rounds(&format!("a scrape with {PEERS} peers"), 100, || drop(black_box(metrics.render())));
 }

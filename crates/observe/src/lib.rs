@@ -3,12 +3,14 @@
 //! * [`Metrics`] is a cheap handle on the figures that operators watch. Parts of the program that know more about
 //!   themselves are a [`Source`], asked at each scrape.
 //! * [`Serving`] answers `/metrics`, `/healthz` and `/readyz` on a port, from a thread of its own.
+//! * [`flight`] keeps what happened last, for a dump when something goes wrong.
 //! * [`init`] starts logging for the whole process, by [`LogSettings`] and `PCCL_LOG_LEVEL`. Libraries never call
 //!   it; they only emit `tracing` events, and a program that embeds them keeps its own subscriber.
 //!
 //! Nothing here reads a configuration file, and nothing here decides anything about a run.
 #![forbid(unsafe_code)]
 
+pub mod flight;
 mod level;
 mod log;
 mod metrics;

@@ -172,7 +172,13 @@ fn encode_masters(page: &Page, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let labels = move |peer: &String| [("group", group.to_string()), ("peer", peer.clone())];
         g.heard.iter().take(MOST_PEERS).map(move |(peer, age)| (labels(peer), *age))
     });
-    gauges(encoder, "pccl_master_heartbeat_age_seconds", "Time since this peer was heard", heard)
+    gauges(encoder, "pccl_master_heartbeat_age_seconds", "Time since this peer was heard", heard)?;
+    let awaited = groups(page).flat_map(|(group, g)| {
+        let labels = move |peer: &String| [("group", group.to_string()), ("peer", peer.clone())];
+        g.awaited.iter().take(MOST_PEERS).map(move |(peer, n)| (labels(peer), *n as f64))
+    });
+    let help = "Ops that this peer has not completed, and votes of others that it has not joined";
+    gauges(encoder, "pccl_master_awaited", help, awaited)
 }
 
 /// Names and values.

@@ -208,7 +208,11 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<String> {
         "/metrics" => page(request, metrics),
         "/healthz" => alive(metrics),
         "/readyz" => ready(metrics),
-        _ => plain(StatusCode::NOT_FOUND, "/metrics, /healthz and /readyz are here\n".to_owned()),
+        "/debug/flight" => plain(StatusCode::OK, crate::flight::text("asked over HTTP")),
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "/metrics, /healthz, /readyz and /debug/flight are here\n".to_owned(),
+        ),
     }
 }
 

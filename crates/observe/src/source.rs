@@ -115,4 +115,6 @@ pub struct GroupSample {
     pub oldest_op_seconds: f64,
     /// Seconds since each peer was heard, by its address.
     pub heard: BTreeMap<String, f64>,
+    /// What waits for each peer: ops that it has not promised, and a vote of others that it has not joined.
+    pub awaited: BTreeMap<String, u64>,
 }

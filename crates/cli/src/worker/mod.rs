@@ -15,7 +15,8 @@ use std::thread;
 use clap::Args;
 use pccl::Ports;
 use pccl_config::Config;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use pccl_observe::flight;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 pub(crate) use model::Source;
@@ -133,7 +134,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         (Config::default(), None)
     } else {
         let config = args.peer.config.load()?;
-        settings::start_log(&config)?;
+        settings::start_log("worker", &config)?;
         let metrics = settings::start_metrics(&config);
         (config, metrics)
     };
@@ -165,19 +166,19 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 }
 
 /// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second one ends it at once. SIGUSR1 asks for
-/// a checkpoint after the next round.
+/// the flight record now, SIGUSR2 for a checkpoint after the next round.
 fn leave_on_signals(pace: &Pace, demand: &Demand) -> Result<(), CliError> {
     let (pace, demand) = (pace.clone(), demand.clone());
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| CliError::system("watch for signals", &error))?;
     thread::spawn(move || {
         for signal in signals.forever() {
-            if signal == SIGUSR1 {
-                demand.raise();
-            } else if !pace.ask_to_leave() {
-                std::process::exit(Exit::Interrupted.code().into());
+            match signal {
+                SIGUSR1 => flight::say(flight::dump("SIGUSR1")),
+                SIGUSR2 => demand.raise(),
+                _ if pace.ask_to_leave() => eprintln!("leaving after this round; once more to end at once"),
+                _ => std::process::exit(Exit::Interrupted.code().into()),
             }
-            eprintln!("leaving after this round; once more to end at once");
         }
     });
     Ok(())

@@ -22,7 +22,7 @@ pub(crate) struct CheckpointArgs {
     #[arg(long, value_name = "PLACE")]
     checkpoints: Option<String>,
 
-    /// Rounds between two checkpoints, 0 for none but those asked for by SIGUSR1 [default:
+    /// Rounds between two checkpoints, 0 for none but those asked for by SIGUSR2 [default:
     /// fault_tolerance.checkpoint_interval_steps]
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u32>,

@@ -110,7 +110,7 @@ impl Driver {
     fn report(&mut self) -> Result<(), EndError> {
         let mut deposed = None;
         while let Some(event) = self.master.poll_event() {
-            self.journal.say(&event);
+            self.journal.say((self.master.record().run, self.master.term()), &event);
             fault::happened(&event);
             if let MasterEvent::Deposed { term, newer } = event {
                 deposed = Some(EndError::Deposed { term, newer });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pccl_net::Wakeup;
 use pccl_observe::{GroupSample, Health, MasterSample, Metrics, Sample, Source};
-use pccl_proto::message::{GroupStatus, Status};
+use pccl_proto::message::{GroupStatus, PeerStatus, Status};
 
 /// How long a scrape waits for the master's thread.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
@@ -54,7 +54,20 @@ fn group(status: &GroupStatus) -> GroupSample {
         ops_in_flight: status.ops.len() as u64,
         oldest_op_seconds: seconds(status.ops.iter().map(|op| op.age_ms).max().unwrap_or(0)),
         heard: status.peers.iter().map(|p| (p.addr.clone(), seconds(p.heard_ms_ago))).collect(),
+        awaited: awaited(status),
     }
+}
+
+/// How much waits for each member: ops that it has not promised, and a vote that others have joined and it has not.
+fn awaited(status: &GroupStatus) -> BTreeMap<String, u64> {
+    let members = || status.peers.iter().filter(|p| p.rank.is_some());
+    let in_vote = |p: &&PeerStatus| p.waits_for.as_ref().is_some_and(|what| !what.starts_with("tag "));
+    let vote = members().any(|p| in_vote(&p));
+    let count = |p: &PeerStatus| {
+        let ops = status.ops.iter().filter(|op| op.missing.contains(&p.session)).count() as u64;
+        ops + u64::from(vote && !in_vote(&p))
+    };
+    members().map(|p| (p.addr.clone(), count(p))).collect()
 }
 
 impl Source for MasterSource {
@@ -77,5 +90,35 @@ impl Source for MasterSource {
             Err("the store has not answered yet".to_owned())
         };
         Health { alive: Ok(()), ready }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pccl_proto::message::OpStatus;
+
+    use super::*;
+
+    fn peer(session: &str, waits_for: Option<&str>) -> PeerStatus {
+        PeerStatus {
+            session: session.to_owned(),
+            rank: Some(0),
+            addr: format!("addr of {session}"),
+            waits_for: waits_for.map(str::to_owned),
+            ..PeerStatus::default()
+        }
+    }
+
+    fn awaited_of(peers: Vec<PeerStatus>, ops: Vec<OpStatus>) -> Vec<u64> {
+        awaited(&GroupStatus { peers, ops, ..GroupStatus::default() }).into_values().collect()
+    }
+
+    #[test]
+    fn who_has_not_promised_or_not_voted_is_awaited() {
+        let op = OpStatus { missing: vec!["b".to_owned()], ..OpStatus::default() };
+        let two = || vec![peer("a", Some("tag 3: a sum, for 200 ms")), peer("b", None)];
+        assert_eq!(awaited_of(two(), vec![op]), [0, 1]);
+        assert_eq!(awaited_of(two(), Vec::new()), [0, 0]);
+        assert_eq!(awaited_of(vec![peer("a", Some("update_topology")), peer("b", None)], Vec::new()), [0, 1]);
     }
 }
