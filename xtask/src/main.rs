@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod install;
+mod python;
 mod servers;
 mod sim;
 mod stage;
@@ -49,6 +50,8 @@ enum Command {
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),
+    /// Build the Python package, install it into a fresh environment and test it there
+    Python,
     /// Install the program, libpccl.so, its headers and its pkg-config file under a prefix
     Install(install::InstallArgs),
     /// Run everything that a change must pass: formatting, lints, and `test`
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Tidy { update } => tidy::run(update),
         Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Python => Ok(test::python_only()),
         Command::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ci => Ok(ci::run()),
     };

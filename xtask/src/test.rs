@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::stage::{self, Counts, Stages};
-use crate::{sim, tidy, tools};
+use crate::{python, sim, tidy, tools};
 
 /// Enough schedules to meet most faults in pairs, few enough for every change. More by hand: `cargo xtask sim`.
 const SIMULATIONS: &str = "2000";
@@ -30,12 +30,20 @@ pub(crate) fn run(filters: &[String]) -> ExitCode {
     stages.finish()
 }
 
+/// The stage of the Python package alone.
+pub(crate) fn python_only() -> ExitCode {
+    let mut stages = Stages::default();
+    stages.run("python", python::test);
+    stages.finish()
+}
+
 /// Every stage of the tests, for `test` and for `ci`.
 pub(crate) fn all(stages: &mut Stages) {
     stages.run("tidy", || tidy::check().map(Counts::one));
     build_program(stages);
     install_tools(stages);
     stages.run("tests", || unit_and_end_to_end(&[]));
+    stages.run("python", python::test);
     stages.run("doc tests", doc_tests);
     stages.command("simulator", sim::command(&["--runs", SIMULATIONS]));
     stages.command("spoiled bytes", sim::command(&["--hostile", HOSTILE]));

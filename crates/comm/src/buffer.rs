@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use pccl_proto::execute::OpMemory;
 use pccl_proto::ids::Tag;
 use pccl_proto::peer::{OpId, StartError, SyncFailure, SyncStartError, Synchronized};
-use pccl_proto::shared_state::{Offer, StateMemory};
+use pccl_proto::shared_state::{Offer, StateMemory, Strategy};
 use pccl_proto::vocabulary::Fingerprint;
 
 use crate::communicator::Communicator;
@@ -18,7 +18,8 @@ use crate::element::Element;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
-use crate::raw::{self, RawOp, RawPending};
+use crate::raw::{self, RawOp, RawPending, RawTensor};
+use crate::shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// A slice of elements as bytes.
 pub(crate) fn as_bytes<T: Element>(slice: &[T]) -> &[u8] {
@@ -145,6 +146,63 @@ impl Communicator {
         let started = self.engine.start_op(Tag(tag), f, memory);
         let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
         Ok(RawPending::new(&self.engine, id, op))
+    }
+}
+
+// SAFETY: the address stands for plain bytes; which thread uses them does not matter, and using them is unsafe anyway.
+unsafe impl Send for RawTensor {}
+
+impl RawTensor {
+    /// # Safety
+    /// The memory must be valid for reading and writing, and nobody else may use it meanwhile.
+    unsafe fn memory<'a>(&self) -> &'a mut [u8] {
+        let data = if self.bytes == 0 { std::ptr::dangling_mut() } else { self.data };
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(data, self.bytes) }
+    }
+}
+
+impl Communicator {
+    /// [`Communicator::synchronize`] on memory that is given by its address, without letting newcomers in. Tensors that
+    /// share memory (tied weights) take part as if they were apart; the last of them stands in the end.
+    ///
+    /// # Safety
+    /// The tensors must be valid for reading and writing, and nobody else may use them during the call.
+    pub unsafe fn synchronize_raw(
+        &self,
+        revision: u64,
+        tensors: &[RawTensor],
+        strategy: Strategy,
+    ) -> Result<SyncInfo, SyncError> {
+        let mut seen: Vec<std::ops::Range<usize>> = Vec::with_capacity(tensors.len());
+        let mut copies: Vec<Option<Vec<u8>>> = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            let range = tensor.range();
+            let shares = seen.iter().any(|s| s.start < range.end && range.start < s.end);
+            // SAFETY: as the caller promises.
+            copies.push(shares.then(|| unsafe { tensor.memory() }.to_vec()));
+            seen.push(range);
+        }
+        let mut state = SharedState::new(revision).admit_newcomers(false);
+        for (tensor, copy) in tensors.iter().zip(&mut copies) {
+            let bytes = match copy {
+                Some(copy) => copy.as_mut_slice(),
+                // SAFETY: as the caller promises, and it shares no byte with another one that is not a copy.
+                None => unsafe { tensor.memory() },
+            };
+            let one = Tensor::from_bytes(&*tensor.name, tensor.dtype, bytes);
+            state.push(if tensor.compared { one } else { one.allow_content_inequality() });
+        }
+        let info = self.synchronize(&mut state, strategy)?;
+        drop(state);
+        for (tensor, copy) in tensors.iter().zip(&copies) {
+            let changed = info.changed.contains(&tensor.name);
+            if let Some(copy) = copy.as_ref().filter(|_| changed) {
+                // SAFETY: as the caller promises; the slices above are no longer used.
+                unsafe { tensor.memory() }.copy_from_slice(copy);
+            }
+        }
+        Ok(info)
     }
 }
 

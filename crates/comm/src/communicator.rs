@@ -280,6 +280,11 @@ impl Communicator {
         })
     }
 
+    /// Whether this peer has left by [`Communicator::leave`] or [`Communicator::abort`].
+    pub fn has_left(&self) -> bool {
+        *self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Leaves: waits for the ops of this peer that are in flight and for its part of a checkpoint, then tells the master,
     /// so that the others go on at once. This communicator can do nothing more.
     pub fn leave(&self) {

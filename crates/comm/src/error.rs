@@ -176,6 +176,14 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What to do next.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused(_) | Self::Listen(_) | Self::System(_) => Class::Fatal,
+            Self::Resolve { .. } | Self::NoMaster { .. } | Self::Ended(_) => Class::Retry,
+        }
+    }
+
     /// What to do next, in words.
     pub fn hint(&self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@
 mod buffer;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
+mod code;
 mod collectives;
 mod communicator;
 mod configured;
@@ -34,12 +35,14 @@ mod kernels;
 mod options;
 mod pending;
 mod raw;
+mod settings;
 mod shared_state;
 
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{
     CheckpointError, CheckpointInfo, CheckpointOptions, CheckpointStatus, Checkpoints, StoredTensor,
 };
+pub use code::ResultCode;
 pub use collectives::{ManyCall, Scattered, block_of};
 pub use communicator::{Communicator, MemberInfo, Membership, Stats};
 pub use configured::{ConfiguredError, check_configuration, run_settings};
@@ -55,7 +58,8 @@ pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
 pub use pending::Pending;
-pub use raw::{RawOp, RawPending};
+pub use raw::{RawOp, RawPending, RawTensor};
+pub use settings::{SettingError, Settings};
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.

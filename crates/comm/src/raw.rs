@@ -1,5 +1,6 @@
 //! Ops on memory that is given by its address, for bindings to other languages: [`crate::Communicator::start_raw`].
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,28 @@ pub struct RawOp {
     pub output: *mut u8,
     /// Bytes of the output.
     pub output_bytes: usize,
+}
+
+/// A tensor of a shared state.
+#[derive(Debug, Clone)]
+pub struct RawTensor {
+    /// Its name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DataType,
+    /// First byte.
+    pub data: *mut u8,
+    /// Bytes.
+    pub bytes: usize,
+    /// Whether its content must be the same on all peers.
+    pub compared: bool,
+}
+
+impl RawTensor {
+    /// Where it is.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.data.addr()..self.data.addr().saturating_add(self.bytes)
+    }
 }
 
 /// An op on its way, whose memory the caller keeps.

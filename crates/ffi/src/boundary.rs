@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pccl::Class;
+use pccl::{Class, ResultCode};
 
 use crate::abi::{pcclErrorClass_t, pcclResult_t};
 
@@ -32,6 +32,11 @@ impl Failure {
         Self { code, class, text: text.to_string() }
     }
 
+    /// A failure of the library below.
+    pub(crate) fn coded(code: ResultCode, class: Class, text: impl fmt::Display) -> Self {
+        Self::new(result_of(code), class, text)
+    }
+
     pub(crate) fn argument(text: impl fmt::Display) -> Self {
         Self::new(pcclResult_t::pcclInvalidArgument, Class::Fatal, text)
     }
@@ -52,6 +57,23 @@ impl Failure {
 
     pub(crate) fn is_retry(&self) -> bool {
         self.class == pcclErrorClass_t::pcclErrorRetry
+    }
+}
+
+fn result_of(code: ResultCode) -> pcclResult_t {
+    match code {
+        ResultCode::NotInitialized => pcclResult_t::pcclNotInitialized,
+        ResultCode::InternalError => pcclResult_t::pcclInternalError,
+        ResultCode::InvalidArgument => pcclResult_t::pcclInvalidArgument,
+        ResultCode::InvalidUsage => pcclResult_t::pcclInvalidUsage,
+        ResultCode::TooFewPeers => pcclResult_t::pcclTooFewPeers,
+        ResultCode::MasterConnectionFailed => pcclResult_t::pcclMasterConnectionFailed,
+        ResultCode::RankConnectionFailed => pcclResult_t::pcclRankConnectionFailed,
+        ResultCode::RankConnectionLost => pcclResult_t::pcclRankConnectionLost,
+        ResultCode::NoSharedStateAvailable => pcclResult_t::pcclNoSharedStateAvailable,
+        ResultCode::PendingAsyncOps => pcclResult_t::pcclPendingAsyncOps,
+        ResultCode::UpdateTopologyFailed => pcclResult_t::pcclUpdateTopologyFailed,
+        ResultCode::TopologyOptimizationFailed => pcclResult_t::pcclTopologyOptimizationFailed,
     }
 }
 

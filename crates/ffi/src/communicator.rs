@@ -5,14 +5,13 @@ use std::ffi::{c_char, c_int};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pccl::{Call, Class, Communicator, ConnectError, Options, RawPending};
+use pccl::{Call, Communicator, ConnectError, Options, RawPending, Settings};
 
 use crate::abi::{pcclAttribute_t, pcclComm_t, pcclCommCreateParams_t, pcclResult_t};
 use crate::address::socket_addr;
 use crate::boundary::{self, Failure, Outcome};
 use crate::convert;
 use crate::handles::Registry;
-use crate::settings::Settings;
 
 static ALL: Registry<Comm> = Registry::new("communicator", 1);
 
@@ -63,14 +62,8 @@ impl Comm {
     }
 
     fn options(&self) -> Outcome<Options> {
-        let settings = lock(&self.settings).clone();
-        let config = settings.config()?;
         let master = (self.master.port() != 0).then(|| self.master.to_string());
-        let options = Options::configured(&config, master, Some(self.group)).map_err(Failure::argument)?;
-        Ok(match settings.connect_timeout() {
-            Some(timeout) => options.connect_timeout(timeout),
-            None => options,
-        })
+        lock(&self.settings).options(master, Some(self.group)).map_err(Failure::argument)
     }
 
     fn connect(&self) -> Outcome {
@@ -110,16 +103,7 @@ impl Drop for Back<'_> {
 }
 
 fn connect_failure(error: &ConnectError) -> Failure {
-    let code = match error {
-        ConnectError::Listen(_) | ConnectError::System(_) => pcclResult_t::pcclInternalError,
-        ConnectError::Ended(pccl::EndReason::TurnedAway(_)) => pcclResult_t::pcclRankConnectionFailed,
-        _ => pcclResult_t::pcclMasterConnectionFailed,
-    };
-    let class = match error {
-        ConnectError::Refused(_) | ConnectError::Listen(_) | ConnectError::System(_) => Class::Fatal,
-        _ => Class::Retry,
-    };
-    Failure::new(code, class, error).hint(error.hint())
+    Failure::coded(error.code(), error.class(), error).hint(error.hint())
 }
 
 /// Creates a communicator; nothing is connected yet.
@@ -169,7 +153,7 @@ pub unsafe extern "C" fn pcclSetOption(
         if key != "algorithm" && !matches!(*lock(&comm.state), State::Idle) {
             return Err(Failure::usage(format!("set {key} before pcclConnect")));
         }
-        lock(&comm.settings).set(key, value)
+        lock(&comm.settings).set(key, value).map_err(Failure::argument)
     })
 }
 

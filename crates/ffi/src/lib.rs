@@ -19,6 +19,5 @@ pub mod many;
 pub mod master;
 pub mod process;
 pub mod reduce;
-mod settings;
 pub mod shared_state;
 pub mod votes;

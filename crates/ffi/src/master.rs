@@ -2,11 +2,9 @@
 
 use std::ffi::{c_char, c_int};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use pccl::{Class, Recovery};
-use pccl_config::{Config, StoreKind};
+use pccl::{Class, Settings};
 use pccl_master::{Server, ServerError, ServerOptions, StoreChoice};
 
 use crate::abi::{ccoip_socket_address_t, pcclMasterInstance_t, pcclResult_t};
@@ -15,7 +13,6 @@ use crate::boundary::{self, Failure, Outcome};
 use crate::communicator::lock;
 use crate::convert;
 use crate::handles::Registry;
-use crate::settings::Settings;
 
 static ALL: Registry<Master> = Registry::new("master", 2);
 
@@ -34,14 +31,10 @@ enum Life {
 
 impl Master {
     fn options(&self) -> Outcome<ServerOptions> {
-        let config = lock(&self.settings).config()?;
+        let (run, path) = lock(&self.settings).run_by_callers().map_err(Failure::argument)?;
         let mut options = ServerOptions::new(self.listen);
-        options.settings = pccl::run_settings(&config);
-        if !config.is_given("fault_tolerance.recovery") {
-            // What PCCL's callers expect: they may have scaled their inputs by the world size.
-            options.settings.recovery = Recovery::ByCaller;
-        }
-        options.store = store(&config)?;
+        options.settings = run;
+        options.store = path.map_or(StoreChoice::Memory, StoreChoice::Embedded);
         Ok(options)
     }
 
@@ -75,18 +68,6 @@ impl Master {
             }
         }
         Ok(())
-    }
-}
-
-/// In memory, as PCCL's, unless somebody asks for a file.
-fn store(config: &Config) -> Outcome<StoreChoice> {
-    let path = config.store.path.as_ref().map(PathBuf::from);
-    match (path, config.store.kind) {
-        (Some(path), StoreKind::Embedded) => Ok(StoreChoice::Embedded(path)),
-        (None, StoreKind::Embedded) if config.is_given("store.kind") => {
-            Err(Failure::argument("store.kind is embedded: name its file in store.path"))
-        }
-        _ => Ok(StoreChoice::Memory),
     }
 }
 
@@ -138,7 +119,7 @@ pub unsafe extern "C" fn pcclSetMasterOption(
         if !matches!(*lock(&master.life), Life::Created) {
             return Err(Failure::usage(format!("set {key} before pcclRunMaster")));
         }
-        lock(&master.settings).set(key, value)
+        lock(&master.settings).set(key, value).map_err(Failure::argument)
     })
 }
 

@@ -2,10 +2,7 @@
 
 use std::ffi::c_void;
 
-use pccl::{
-    Class, Collective, CollectiveError, Communicator, Failure as OpFailure, OpInfo, RawOp, RawPending,
-};
-use pccl::{EndReason, StartError};
+use pccl::{Class, Collective, CollectiveError, Communicator, OpInfo, RawOp, RawPending};
 
 use crate::abi::{pcclAsyncReduceOp_t, pcclComm_t, pcclReduceDescriptor_t, pcclReduceInfo_t, pcclResult_t};
 use crate::boundary::{self, Failure, Outcome};
@@ -14,21 +11,7 @@ use crate::convert::{self, bytes_of, data_type, number, put, reduce_op};
 
 /// Result code and text of an op that did not succeed.
 pub(crate) fn op_failure(error: &CollectiveError) -> Failure {
-    use CollectiveError as E;
-    let code = match error {
-        E::Invalid { .. }
-        | E::NotStarted { why: StartError::TagInUse(_) | StartError::NoSuchRoot { .. }, .. }
-        | E::Failed { why: OpFailure::Mismatch { .. } | OpFailure::Impossible { .. }, .. } => {
-            pcclResult_t::pcclInvalidArgument
-        }
-        E::Failed { why: OpFailure::Deadlock { .. }, .. }
-        | E::NotStarted { why: StartError::NotAMember | StartError::TooMany(_), .. } => {
-            pcclResult_t::pcclInvalidUsage
-        }
-        E::Ended { why: EndReason::Left, .. } => pcclResult_t::pcclInvalidUsage,
-        _ => pcclResult_t::pcclRankConnectionLost,
-    };
-    Failure::new(code, error.class(), error).hint(error.hint())
+    Failure::coded(error.code(), error.class(), error).hint(error.hint())
 }
 
 pub(crate) fn info_of(info: &OpInfo) -> pcclReduceInfo_t {

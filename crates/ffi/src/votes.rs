@@ -6,18 +6,13 @@ use crate::abi::{pcclComm_t, pcclResult_t};
 use crate::boundary::{self, Failure};
 use crate::communicator::connected;
 
-fn failure(error: &VoteError, otherwise: pcclResult_t) -> Failure {
-    let code = match error {
-        VoteError::PendingOps { .. } => pcclResult_t::pcclPendingAsyncOps,
-        VoteError::Busy { .. } => pcclResult_t::pcclInvalidUsage,
-        _ => otherwise,
-    };
+fn failure(error: &VoteError) -> Failure {
     let hint = match error.class() {
         Class::Retry => "call it again when the other call has returned",
         Class::Reconfigure => "call pcclConnect again and synchronize",
         Class::Fatal | Class::InputLost => "all members must make the same calls",
     };
-    Failure::new(code, error.class(), error).hint(hint)
+    Failure::coded(error.code(), error.class(), error).hint(hint)
 }
 
 /// Lets the newcomers in that wait in `pcclConnect`. All members of the group must call it, with no op in flight.
@@ -26,7 +21,7 @@ pub extern "C" fn pcclUpdateTopology(communicator: *mut pcclComm_t) -> pcclResul
     boundary::call("pcclUpdateTopology", || {
         let (_, connected) = connected(communicator)?;
         let voted = connected.update_topology();
-        voted.map(drop).map_err(|e| failure(&e, pcclResult_t::pcclUpdateTopologyFailed))
+        voted.map(drop).map_err(|e| failure(&e))
     })
 }
 
@@ -45,7 +40,7 @@ pub unsafe extern "C" fn pcclArePeersPending(
         if pending_out.is_null() {
             return Err(Failure::argument("pending_out is null"));
         }
-        let pending = connected.peers_pending().map_err(|e| failure(&e, pcclResult_t::pcclInvalidUsage))?;
+        let pending = connected.peers_pending().map_err(|e| failure(&e))?;
         // SAFETY: not null, and valid as the caller promises.
         unsafe { pending_out.write(pending) };
         Ok(())
@@ -61,6 +56,6 @@ pub extern "C" fn pcclOptimizeTopology(communicator: *const pcclComm_t) -> pcclR
         if connected.membership().global_world_size < 2 {
             return Err(Failure::usage("there are no links to other peers yet"));
         }
-        connected.optimize_topology().map_err(|e| failure(&e, pcclResult_t::pcclTopologyOptimizationFailed))
+        connected.optimize_topology().map_err(|e| failure(&e))
     })
 }

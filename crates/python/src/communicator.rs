@@ -1,0 +1,309 @@
+//! A peer.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use pccl::{
+    Call, Class, Collective, DataType, Options, RawOp, RawTensor, ReduceOp, ResultCode, Settings, Strategy,
+    SyncError, VoteError,
+};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::errors::{argument, raise, usage};
+use crate::op::{InFlight, Info, Orphans, Pending, SLICE, op_error, reap, wait};
+
+/// How long a call may take to end after the peer has left.
+const END: Duration = Duration::from_secs(3);
+
+/// Name, element type, address, bytes, whether it is compared.
+type TensorArgs = (String, u8, usize, usize, bool);
+/// What [`Communicator::membership`] tells.
+type MembershipArgs = (String, u32, u32, u64, u32, u32, u32, Vec<(String, String, String)>);
+
+/// A peer, connected or not.
+#[pyclass(frozen)]
+pub(crate) struct Communicator {
+    options: Options,
+    call: Call,
+    comm: Mutex<Option<Arc<pccl::Communicator>>>,
+    orphans: Orphans,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a call that blocks on a thread of its own, looking for signals meanwhile. After one, `stop` should make it end.
+fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    call: impl FnOnce() -> T + Send + 'static,
+    stop: impl FnOnce() + Send,
+) -> PyResult<T> {
+    let (done, ended) = channel();
+    let run = move || {
+        // Nobody listens any more if a signal came first.
+        let _ = done.send(call());
+    };
+    thread::Builder::new().name("pccl-call".into()).spawn(run)?;
+    let ended = Mutex::new(ended);
+    loop {
+        match py.detach(|| lock(&ended).recv_timeout(SLICE)) {
+            Ok(value) => return Ok(value),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(PyRuntimeError::new_err("a thread of pccl panicked, which is a bug"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(signal) = py.check_signals() {
+            py.detach(|| {
+                stop();
+                let _ = lock(&ended).recv_timeout(END);
+            });
+            return Err(signal);
+        }
+    }
+}
+
+fn vote_error(py: Python<'_>, vote: &str, error: &VoteError) -> PyErr {
+    raise(py, vote, error.code(), error.class(), &error.to_string())
+}
+
+fn sync_error(py: Python<'_>, error: &SyncError) -> PyErr {
+    let text = format!("{error}; {}", error.hint());
+    raise(py, "sync_shared_state", error.code(), error.class(), &text)
+}
+
+impl Communicator {
+    fn connected(&self, py: Python<'_>, call: &str) -> PyResult<Arc<pccl::Communicator>> {
+        let connected = lock(&self.comm).clone();
+        connected.ok_or_else(|| usage(py, call, "the communicator is not connected: call connect() first"))
+    }
+
+    /// Takes part in a vote.
+    fn vote<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        vote: fn(&pccl::Communicator) -> Result<T, VoteError>,
+    ) -> PyResult<T> {
+        let comm = self.connected(py, name)?;
+        let (voter, stopper) = (Arc::clone(&comm), comm);
+        interruptible(py, move || vote(&voter), || stopper.abort())?.map_err(|e| vote_error(py, name, &e))
+    }
+}
+
+#[pymethods]
+impl Communicator {
+    /// `master`: `host:port`, or nothing for those of the configuration. `options`: as `pcclSetOption` takes them.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        master: Option<String>,
+        group: u32,
+        options: BTreeMap<String, String>,
+    ) -> PyResult<Self> {
+        let invalid = |text: String| argument(py, "Communicator", &text);
+        let mut settings = Settings::default();
+        for (key, value) in &options {
+            settings.set(key, value).map_err(|e| invalid(e.to_string()))?;
+        }
+        let options = settings.options(master, Some(group)).map_err(|e| invalid(e.to_string()))?;
+        let call = Call::new(0).algorithm(settings.algorithm());
+        Ok(Self { options, call, comm: Mutex::default(), orphans: Orphans::default() })
+    }
+
+    /// Connects, and waits until the members let this peer in.
+    fn connect(&self, py: Python<'_>) -> PyResult<()> {
+        let old = lock(&self.comm).clone();
+        if old.as_ref().is_some_and(|old| old.ended().is_none()) {
+            return Err(usage(py, "connect", "the communicator is connected already"));
+        }
+        let options = self.options.clone();
+        let connecting = move || match old.filter(|old| !old.has_left()) {
+            Some(old) => old.reconnect().map(|()| old),
+            None => pccl::Communicator::connect(&options).map(Arc::new),
+        };
+        // A call that is thrown away leaves as soon as it is let in.
+        let connected = interruptible(py, connecting, || {})?
+            .map_err(|e| raise(py, "connect", e.code(), e.class(), &format!("{e}; {}", e.hint())))?;
+        *lock(&self.comm) = Some(connected);
+        Ok(())
+    }
+
+    /// Leaves after the ops in flight.
+    fn leave(&self, py: Python<'_>) {
+        if let Some(comm) = lock(&self.comm).take() {
+            py.detach(|| comm.leave());
+            lock(&self.orphans).clear();
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        lock(&self.comm).as_ref().is_some_and(|c| c.ended().is_none())
+    }
+
+    /// Session, rank, world size, epoch, world size of all groups, groups, world size of the largest group, and session,
+    /// address and site of each member.
+    fn membership(&self, py: Python<'_>) -> PyResult<MembershipArgs> {
+        let m = self.connected(py, "membership")?.membership();
+        let members = m.members.into_iter().map(|o| (o.session, o.addr.to_string(), o.site)).collect();
+        Ok((
+            m.session,
+            m.rank,
+            m.world_size,
+            m.epoch,
+            m.global_world_size,
+            m.groups,
+            m.largest_group,
+            members,
+        ))
+    }
+
+    fn world_size(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.connected(py, "world_size")?.world_size())
+    }
+
+    fn are_peers_pending(&self, py: Python<'_>) -> PyResult<bool> {
+        self.vote(py, "are_peers_pending", pccl::Communicator::peers_pending)
+    }
+
+    fn update_topology(&self, py: Python<'_>) -> PyResult<()> {
+        self.vote(py, "update_topology", |c| c.update_topology().map(drop))
+    }
+
+    fn optimize_topology(&self, py: Python<'_>) -> PyResult<()> {
+        if self.connected(py, "optimize_topology")?.membership().global_world_size < 2 {
+            return Err(usage(py, "optimize_topology", "there are no links to other peers yet"));
+        }
+        self.vote(py, "optimize_topology", pccl::Communicator::optimize_topology)
+    }
+
+    /// Starts an op on memory that `keep` owns.
+    #[expect(clippy::too_many_arguments, reason = "called from the package only")]
+    fn start(
+        &self,
+        py: Python<'_>,
+        collective: u8,
+        dtype: u8,
+        count: usize,
+        root: u32,
+        input: (usize, usize),
+        output: (usize, usize),
+        op: u8,
+        tag: u64,
+        keep: Py<PyAny>,
+    ) -> PyResult<Pending> {
+        let comm = self.connected(py, "all_reduce")?;
+        let started = self.begin(py, &comm, collective, dtype, count, root, input, output, op, tag, keep)?;
+        started.op.hand_over();
+        Ok(Pending::new(started, comm, Arc::clone(&self.orphans)))
+    }
+
+    /// Runs an op on memory that `keep` owns.
+    #[expect(clippy::too_many_arguments, reason = "called from the package only")]
+    fn run(
+        &self,
+        py: Python<'_>,
+        collective: u8,
+        dtype: u8,
+        count: usize,
+        root: u32,
+        input: (usize, usize),
+        output: (usize, usize),
+        op: u8,
+        tag: u64,
+        keep: Py<PyAny>,
+    ) -> PyResult<Info> {
+        let comm = self.connected(py, "all_reduce")?;
+        let started = self.begin(py, &comm, collective, dtype, count, root, input, output, op, tag, keep)?;
+        wait(py, started, &comm, &self.orphans)
+    }
+
+    /// Makes tensors equal that `keep` owns: revision, bytes sent, bytes received, names of what was changed.
+    fn synchronize(
+        &self,
+        py: Python<'_>,
+        revision: u64,
+        tensors: Vec<TensorArgs>,
+        strategy: u8,
+        keep: Py<PyAny>,
+    ) -> PyResult<(u64, u64, u64, Vec<String>)> {
+        const NAME: &str = "sync_shared_state";
+        let comm = self.connected(py, NAME)?;
+        let strategy = match strategy {
+            0 => Strategy::EnforcePopular,
+            1 => Strategy::ReceiveOnly,
+            2 => Strategy::SendOnly,
+            _ => return Err(argument(py, NAME, "unknown strategy")),
+        };
+        let mut raw = Vec::with_capacity(tensors.len());
+        for (name, dtype, data, bytes, compared) in tensors {
+            let dtype =
+                DataType::from_code(dtype).ok_or_else(|| argument(py, NAME, "unknown element type"))?;
+            raw.push(RawTensor { name, dtype, data: data as *mut u8, bytes, compared });
+        }
+        let (syncer, stopper) = (Arc::clone(&comm), comm);
+        let call = move || {
+            // SAFETY: the package gives addresses of objects that `keep` holds, and writable ones; the thread keeps it.
+            let ended = unsafe { syncer.synchronize_raw(revision, &raw, strategy) };
+            Python::attach(|_| drop(keep));
+            ended
+        };
+        let info = interruptible(py, call, || stopper.abort())?.map_err(|e| sync_error(py, &e))?;
+        Ok((info.revision, info.sent_bytes, info.received_bytes, info.changed))
+    }
+}
+
+impl Communicator {
+    #[expect(clippy::too_many_arguments, reason = "what `start` and `run` have in common")]
+    fn begin(
+        &self,
+        py: Python<'_>,
+        comm: &pccl::Communicator,
+        collective: u8,
+        dtype: u8,
+        count: usize,
+        root: u32,
+        input: (usize, usize),
+        output: (usize, usize),
+        op: u8,
+        tag: u64,
+        keep: Py<PyAny>,
+    ) -> PyResult<InFlight> {
+        let known = |name: &str| argument(py, "all_reduce", &format!("unknown {name}"));
+        let raw = RawOp {
+            collective: Collective::from_code(collective).ok_or_else(|| known("collective"))?,
+            dtype: DataType::from_code(dtype).ok_or_else(|| known("element type"))?,
+            count,
+            root,
+            input: input.0 as *const u8,
+            input_bytes: input.1,
+            output: output.0 as *mut u8,
+            output_bytes: output.1,
+        };
+        reap(&self.orphans);
+        if raw.collective == Collective::AllReduce && comm.ended().is_none() && comm.world_size() < 2 {
+            let text = "the peer group has fewer than 2 members: wait for others, and let them in by update_topology()";
+            return Err(raise(py, "all_reduce", ResultCode::TooFewPeers, Class::Retry, text));
+        }
+        let op = ReduceOp::from_code(op).ok_or_else(|| known("operator"))?;
+        let call = Call { tag, op, ..self.call };
+        // SAFETY: the package gives addresses of objects that `keep` holds, writable ones for the output, checked not to
+        // overlap; `InFlight` keeps them until the op has ended.
+        let started = unsafe { comm.start_raw(&raw, &call) };
+        Ok(InFlight { op: started.map_err(|e| op_error(py, &e))?, keep })
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        let comm = lock(&self.comm).take();
+        if let Some(comm) = comm {
+            Python::attach(|py| py.detach(|| comm.abort()));
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! `pccl._native`: the calls of a peer and of a master for Python, with numbers and addresses. What they mean to people is
+//! in the package beside it (`python/pccl`).
+//!
+//! Whatever blocks lets other threads of Python run, and looks for signals several times a second: after Ctrl-C the peer
+//! leaves the run, so that the library touches no buffer any more when the exception is raised.
+
+mod communicator;
+mod errors;
+mod master;
+mod op;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<communicator::Communicator>()?;
+    module.add_class::<master::Master>()?;
+    module.add_class::<op::Pending>()?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,76 @@
+"""Masters and peers as real processes."""
+
+import os
+import subprocess
+import sys
+import threading
+from queue import Empty, Queue
+
+import pytest
+
+import pccl
+
+HERE = os.path.dirname(__file__)
+PATIENCE_S = 60
+# Other tests' peers listen too.
+os.environ.setdefault("PCCL_NETWORK__P2P_PORTS", "20000-60000")
+
+
+class Peer:
+    """A process that runs ``peers.py NAME PORT INDEX WORLD``."""
+
+    def __init__(self, name, port, index, world):
+        command = [sys.executable, os.path.join(HERE, "peers.py"), name, str(port), str(index), str(world)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.lines = Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line.rstrip("\n"))
+        self.lines.put(None)
+
+    def says(self, wanted):
+        while True:
+            try:
+                line = self.lines.get(timeout=PATIENCE_S)
+            except Empty:
+                raise AssertionError(f"silent for {PATIENCE_S} s, did not say {wanted!r}") from None
+            assert line is not None, f"ended with {self.process.wait()} before it said {wanted!r}"
+            if line.startswith(wanted):
+                return line
+
+    def succeeds(self):
+        assert self.process.wait(timeout=PATIENCE_S) == 0
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def master():
+    with pccl.MasterNode("127.0.0.1:0", **{"network.heartbeat_timeout_ms": 5000}) as node:
+        yield node
+
+
+@pytest.fixture
+def crew(master):
+    """Starts peers and ends them in every case."""
+    started = []
+
+    def start(name, world):
+        peers = [Peer(name, master.port, i, world) for i in range(world)]
+        started.extend(peers)
+        return peers
+
+    yield start
+    for peer in started:
+        peer.end()
+
+
+@pytest.fixture
+def alone(master):
+    """The only member of a run."""
+    with pccl.Communicator(f"127.0.0.1:{master.port}") as comm:
+        yield comm

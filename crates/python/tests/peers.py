@@ -1,0 +1,216 @@
+"""What the peers of the tests do: one function for each, called by its name."""
+
+import array
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+import pccl
+
+PORT, INDEX, WORLD = (int(x) for x in sys.argv[2:5]) if len(sys.argv) == 5 else (0, 0, 0)
+
+
+def meet(comm, world):
+    while comm.world_size < world:
+        if comm.are_peers_pending():
+            comm.update_topology()
+        else:
+            time.sleep(0.005)
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def joined(**options):
+    comm = pccl.Communicator(f"127.0.0.1:{PORT}", **options)
+    comm.connect()
+    meet(comm, WORLD)
+    return comm
+
+
+def total(values):
+    """The sum of what every peer contributes, where a peer's contribution is its index + 1 times the values."""
+    return values * sum(range(1, WORLD + 1))
+
+
+def tensors():
+    """Every kind of tensor reduces in place and out of place, without a copy."""
+    import ml_dtypes
+    import torch
+
+    comm = joined()
+    ramp = np.arange(1, 1001) % 7 + 1
+    kinds = "uint8 int8 int16 uint16 uint32 int32 uint64 int64 float16 float32 float64".split()
+    for dtype in [*map(np.dtype, kinds), np.dtype(ml_dtypes.bfloat16)]:
+        mine = (ramp * (INDEX + 1)).astype(dtype)
+        out = np.zeros_like(mine)
+        info = comm.all_reduce(mine, out, op=pccl.ReduceOp.SUM)
+        assert info.local_world_size == WORLD and info.tx_bytes > 0
+        assert np.array_equal(out.astype(np.int64), total(ramp)), dtype
+        comm.all_reduce(mine, mine, op=pccl.ReduceOp.MAX)
+        assert np.array_equal(mine.astype(np.int64), ramp * WORLD), dtype
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.float16):
+        mine = torch.from_numpy(ramp * (INDEX + 1)).to(dtype)
+        comm.all_reduce(mine, op=pccl.ReduceOp.AVG)
+        assert torch.equal(mine.to(torch.float64), torch.from_numpy(total(ramp) / WORLD).to(dtype).to(torch.float64))
+    buffer = array.array("d", [INDEX + 1.0] * 100)
+    comm.all_reduce(memoryview(buffer))
+    assert list(buffer) == [total(1.0)] * 100
+    comm.all_reduce(bytes([INDEX + 1] * 10), octets := bytearray(10))
+    assert list(octets) == [total(1)] * 10
+
+    class OnlyDLPack:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __dlpack__(self):
+            return self.tensor.__dlpack__()
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+    for inner in (torch.full((3, 5), INDEX + 1.0), torch.full((4,), INDEX + 1).to(torch.bfloat16)):
+        comm.all_reduce(OnlyDLPack(inner))
+        assert torch.equal(inner, torch.full_like(inner, total(1)))
+    comm.close()
+
+
+def collectives():
+    comm = joined()
+    data = np.full(10, comm.rank, dtype=np.int32)
+    comm.broadcast(data, root=1)
+    assert (data == 1).all()
+    gathered = np.zeros(3 * WORLD, dtype=np.float32)
+    comm.all_gather(np.full(3, comm.rank, dtype=np.float32), gathered)
+    assert np.array_equal(gathered, np.repeat(np.arange(WORLD), 3))
+    mine = np.arange(11, dtype=np.float64)
+    info, part = comm.reduce_scatter(mine, out := np.zeros(11))
+    assert info.local_world_size == WORLD
+    assert np.array_equal(out[: part.stop - part.start], (mine * WORLD)[part])
+    comm.barrier(tag=3)
+    members = comm.membership
+    assert len(members.members) == WORLD and members.members[members.rank].session == members.session
+    assert comm.get_attribute(pccl.Attribute.GLOBAL_WORLD_SIZE) == WORLD
+    assert comm.get_attribute(pccl.Attribute.LOCAL_WORLD_SIZE) == WORLD
+    assert comm.get_attribute(pccl.Attribute.NUM_DISTINCT_PEER_GROUPS) == 1
+    assert comm.get_attribute(pccl.Attribute.LARGEST_PEER_GROUP_WORLD_SIZE) == WORLD
+    comm.optimize_topology()
+    comm.close()
+
+
+def asynchronous():
+    comm = joined()
+    inputs = [np.full(50_000, INDEX + 1.0 + k) for k in range(8)]
+    outputs = [np.zeros(50_000) for _ in inputs]
+    handles = [comm.all_reduce_async(a, b, tag=k) for k, (a, b) in enumerate(zip(inputs, outputs))]
+    for k, handle in enumerate(handles):
+        succeeded, status, info = handle.wait()
+        assert succeeded and status == 0 and info.local_world_size == WORLD and handle.done()
+        assert (outputs[k] == sum(i + 1.0 + k for i in range(WORLD))).all()
+        assert handle.wait()[0], "a second time"
+    # The handle is thrown away, and with it the only name of its tensors: they live until the op has ended.
+    for k in range(8):
+        comm.all_reduce_async(np.full(100_000, float(k)), tag=100 + k)
+
+    async def awaited():
+        return await asyncio.gather(*(handle_of(k) for k in range(4)))
+
+    async def handle_of(k):
+        return await comm.all_reduce_async(inputs[k], tag=200 + k)
+
+    assert all(info.local_world_size == WORLD for info in asyncio.run(awaited()))
+    comm.close()
+
+
+def survives():
+    """Reduces until a peer has been missing for three steps."""
+    comm = joined()
+    missing = step = 0
+    while missing < 3:
+        x = np.full(200_000, INDEX + 1, dtype=np.float32)
+        while True:
+            try:
+                info = comm.all_reduce(x)
+                break
+            except pccl.RetryError as error:
+                assert error.result is pccl.Result.RANK_CONNECTION_LOST, error
+                assert (x == INDEX + 1).all(), "the input is as it was"
+        expected = sum(range(1, info.local_world_size + 1))
+        assert (x == expected).all() and info.local_world_size in (WORLD, WORLD - 1)
+        descriptors = []
+        for k in range(6):
+            operand = pccl.ReduceOperandDescriptor(pccl.DataType.FLOAT)
+            plain = pccl.QuantizationOptions(pccl.DataType.FLOAT, pccl.QuantizationAlgorithm.NONE)
+            what = pccl.ReduceDescriptor(100_000, pccl.ReduceOp.AVG, 10 + k, operand, plain)
+            y = np.full(100_000, float(k), dtype=np.float32)
+            descriptors.append((y, pccl.ReduceOpDescriptor.from_numpy(y, y, what)))
+        comm.all_reduce_multiple_with_retry([d for _, d in descriptors], max_in_flight=3)
+        assert all((y == k).all() for k, (y, _) in enumerate(descriptors))
+        missing += info.local_world_size < WORLD
+        say(f"step {step}")
+        step += 1
+    comm.close()
+
+
+def shared_state():
+    import torch
+
+    comm = joined()
+    weights = torch.full((1000,), 7.0 if INDEX < 3 else 1.0)
+    bias = np.full(10, float(min(INDEX, 1)))
+    own = np.full(5, INDEX)
+    state = pccl.SharedState(
+        [
+            pccl.TensorInfo.from_torch(weights, "weights"),
+            pccl.TensorInfo.from_numpy(own, "own", allow_content_inequality=True),
+        ]
+    )
+    state.push_revision()
+    info = comm.sync_shared_state(state)
+    assert state.revision == 1 and (weights == 7.0).all() and (own == INDEX).all()
+    assert (info.rx_bytes > 0) == (INDEX == 3) and ("weights" in info.changed) == (INDEX == 3)
+    state = pccl.SharedState([pccl.TensorInfo.from_numpy(bias, "bias")])
+    state.revision = 2
+    strategy = pccl.SharedStateSyncStrategy
+    comm.sync_shared_state(state, strategy.SEND_ONLY if INDEX == 0 else strategy.RECEIVE_ONLY)
+    assert (bias == 0.0).all()
+    comm.close()
+
+
+def interrupted():
+    """Waits for an op that nobody else starts, and gets a signal meanwhile; other threads run."""
+    comm = joined()
+    if INDEX > 0:
+        # Until the other one has left.
+        while comm.world_size == WORLD:
+            time.sleep(0.01)
+        say("alone")
+        comm.close()
+        return
+    ticks = []
+    stop = threading.Event()
+
+    def tick():
+        while not stop.wait(0.01):
+            ticks.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=tick).start()
+    threading.Timer(0.5, stop.set).start()
+    x = np.arange(1000, dtype=np.float32)
+    try:
+        comm.all_reduce(x, tag=5)
+    except KeyboardInterrupt:
+        assert len(ticks) > 5, "other threads of Python run while a call blocks"
+        assert np.array_equal(x, np.arange(1000, dtype=np.float32)), "the input is as it was"
+        say("interrupted")
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -1,0 +1,43 @@
+"""Peers as processes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name, world",
+    [("tensors", 2), ("tensors", 3), ("collectives", 3), ("asynchronous", 2), ("shared_state", 4)],
+)
+def test_peers_agree(crew, name, world):
+    for peer in crew(name, world):
+        peer.succeeds()
+
+
+def test_survivors_go_on_when_a_peer_is_killed(crew):
+    peers = crew("survives", 3)
+    for peer in peers:
+        peer.says("step 1")
+    peers.pop().end()
+    for peer in peers:
+        peer.succeeds()
+
+
+def test_a_signal_ends_a_call_that_blocks(crew):
+    first, second = crew("interrupted", 2)
+    first.says("interrupted")
+    first.succeeds()
+    second.says("alone")
+    second.succeeds()
+
+
+def test_the_example_of_the_readme_works_as_written(tmp_path):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    example = tmp_path / "example.py"
+    example.write_text(re.search(r"```python\n(.*?)```", readme, re.S).group(1))
+    ran = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("averaged over 2 peers: 1.5") == 2
