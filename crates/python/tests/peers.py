@@ -212,5 +212,101 @@ def interrupted():
         say("interrupted")
 
 
+def small_model(seed):
+    import torch
+
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+
+def batch(step):
+    """A piece of a problem that has a solution; every peer sees another one."""
+    import torch
+
+    made = torch.Generator().manual_seed(1000 * INDEX + step)
+    x = torch.randn(64, 8, generator=made)
+    return x, torch.tanh(x[:, :1] - x[:, 1:2])
+
+
+def same_everywhere(comm, model):
+    import torch
+
+    for parameter in model.parameters():
+        bits = parameter.detach().view(torch.int32)
+        low, high = bits.clone(), bits.clone()
+        comm.all_reduce(low, op=pccl.ReduceOp.MIN)
+        comm.all_reduce(high, op=pccl.ReduceOp.MAX)
+        assert torch.equal(low, high), "the same bits everywhere"
+
+
+def diloco(delayed=False, quantization=None):
+    """The loss falls, and the parameters are the same everywhere after each round; the last peer is lost half-way."""
+    import torch
+
+    model = small_model(INDEX)
+    comm = joined()
+    outer = pccl.DiLoCo(
+        comm, model.parameters(), inner_steps=5, delayed=delayed, quantization=quantization, outer_lr=0.5
+    )
+    outer.synchronize()
+    inner = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for step in range(300):
+        x, y = batch(step)
+        inner.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        inner.step()
+        losses.append(loss.item())
+        if outer.step() and comm.world_size == WORLD and INDEX == WORLD - 1 and step > 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+    outer.finish()
+    same_everywhere(comm, model)
+    first, last = sum(losses[:20]) / 20, sum(losses[-20:]) / 20
+    assert last < first / 2 and comm.world_size == WORLD - 1, (first, last, comm.world_size)
+    comm.close()
+
+
+def diloco_delayed():
+    diloco(delayed=True)
+
+
+def diloco_quantized():
+    diloco(quantization=pccl.QuantizationOptions())
+
+
+def data_parallel():
+    """Gradients are averaged over whoever is there; a newcomer gets the parameters."""
+    import torch
+
+    model = small_model(INDEX)
+    late = INDEX == WORLD - 1
+    comm = pccl.Communicator(f"127.0.0.1:{PORT}")
+    comm.connect()
+    parallel = pccl.FaultTolerantDDP(model, comm, bucket_bytes=256)
+    if not late or comm.world_size < WORLD:
+        meet(comm, WORLD)
+    parallel.synchronize()
+    same_everywhere(comm, model)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+    losses = []
+    for step in range(100):
+        x, y = batch(step)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(parallel(x), y)
+        loss.backward()
+        assert parallel.average_gradients() == WORLD
+        optimizer.step()
+        losses.append(loss.item())
+        assert not parallel.admit()
+    same_everywhere(comm, model)
+    assert sum(losses[-10:]) < sum(losses[:10]) * 0.7, losses
+    for parameter in model.parameters():
+        parameter.data.fill_(float(INDEX))
+    assert pccl.average_parameters(comm, model.parameters()) == WORLD
+    assert all((p == (WORLD - 1) / 2).all() for p in model.parameters())
+    comm.close()
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()

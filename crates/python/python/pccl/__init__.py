@@ -9,6 +9,7 @@ from . import cuda
 from ._communicator import AsyncReduceHandle, Communicator, MasterNode, Member, Membership
 from ._errors import FatalError, InputLostError, PCCLError, ReconfigureError, Result, RetryError
 from ._native import __version__
+from ._training import DiLoCo, FaultTolerantDDP, average_parameters
 from ._types import (
     Attribute,
     DataType,
@@ -33,8 +34,10 @@ __all__ = [
     "Communicator",
     "DataType",
     "DeviceType",
+    "DiLoCo",
     "DistributionHint",
     "FatalError",
+    "FaultTolerantDDP",
     "InputLostError",
     "MasterNode",
     "Member",
@@ -55,5 +58,6 @@ __all__ = [
     "SharedStateSyncStrategy",
     "TensorInfo",
     "__version__",
+    "average_parameters",
     "cuda",
 ]
