@@ -179,8 +179,8 @@ impl ConnectError {
     /// What to do next.
     pub fn class(&self) -> Class {
         match self {
-            Self::Refused(_) | Self::Listen(_) | Self::System(_) => Class::Fatal,
             Self::Resolve { .. } | Self::NoMaster { .. } | Self::Ended(_) => Class::Retry,
+            _ => Class::Fatal,
         }
     }
 
