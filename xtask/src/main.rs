@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod cloud;
 mod install;
 mod python;
 mod servers;
@@ -39,6 +40,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Serve Kubernetes clusters to try deployments on: `cargo xtask cloud --kubernetes NAME,… --kubeconfig FILE`
+    #[command(disable_help_flag = true)]
+    Cloud {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check the rules of the house that a machine can check
     Tidy {
         /// Lower the figures of the ratchet to what the tree has reached
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Test { filters } => Ok(test::run(&filters)),
         Command::Sim { arguments } => sim::run(&arguments),
+        Command::Cloud { arguments } => cloud::run(&arguments),
         Command::Tidy { update } => tidy::run(update),
         Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ffi", &["comm", "master", "observe"]),
     ("python", &["comm", "master", "observe"]),
     ("cli", &["master", "comm", "deploy", "besu", "proto", "observe", "config"]),
+    ("cloud", &["deploy"]),
     ("sim", &["proto", "kernels", "deploy"]),
     ("xtask", &[]),
 ];
@@ -28,7 +29,7 @@ const CORES: &[&str] = &["proto", "config", "kernels", "deploy", "besu"];
 pub(super) const PURE: &[&str] = &["proto", "config", "deploy", "besu"];
 
 /// Rooms that no user gets.
-const NOT_SHIPPED: &[&str] = &["sim", "xtask"];
+const NOT_SHIPPED: &[&str] = &["sim", "cloud", "xtask"];
 
 /// Packages that bring a socket, a clock, a thread, a file or entropy. The standard library has them too: `source`
 /// looks for those names. `rand_core` is none of them: it has traits only, and takes entropy from `getrandom`.

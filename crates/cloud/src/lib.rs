@@ -1,0 +1,6 @@
+//! Clouds and clusters to try deployments on, as HTTP servers: the real kubectl and other tools speak with them.
+//!
+//! Not shipped. [`kubernetes`] is a small Kubernetes API; what time rollouts take and what fails is ordered.
+#![forbid(unsafe_code)]
+
+pub mod kubernetes;
