@@ -222,6 +222,13 @@ impl Network {
         Ok(())
     }
 
+    /// The names of the validators, region by region.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.regions.iter().flat_map(move |region| {
+            (0..self.validators_per_region).map(move |number| self.place(region, number).0)
+        })
+    }
+
     /// The name of a validator and the address where the others reach it.
     pub(crate) fn place(&self, region: &str, number: usize) -> (String, String) {
         let name = format!("{region}-{number}");

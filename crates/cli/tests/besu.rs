@@ -120,6 +120,19 @@ fn what_is_there_is_never_overwritten() {
 }
 
 #[test]
+fn a_network_that_is_there_is_kept_only_if_it_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("network");
+    let keep = |more: &[&str]| init(&out, &[&["--keep", "--regions", "eu,us"], more].concat());
+    succeeded(&keep(&[]));
+    let before = fs::read_to_string(out.join("validators/eu-0/nodekey")).unwrap();
+    succeeded(&keep(&[]));
+    assert_eq!(fs::read_to_string(out.join("validators/eu-0/nodekey")).unwrap(), before);
+    refused(&keep(&["--chain-id", "139"]), INPUT, &["failed to keep", "--out"]);
+    refused(&keep(&["--validators-per-region", "3"]), INPUT, &["other validators"]);
+}
+
+#[test]
 fn networks_that_could_not_run_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("network");

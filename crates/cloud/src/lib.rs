@@ -1,6 +1,8 @@
 //! Clouds and clusters to try deployments on, as HTTP servers: the real kubectl and other tools speak with them.
 //!
-//! Not shipped. [`kubernetes`] is a small Kubernetes API; what time rollouts take and what fails is ordered.
+//! Not shipped. [`kubernetes`] is a small Kubernetes API; what time rollouts take and what fails is ordered. [`limits`]
+//! counts calls as Azure, AWS and Google do, and refuses them as they do.
 #![forbid(unsafe_code)]
 
 pub mod kubernetes;
+pub mod limits;

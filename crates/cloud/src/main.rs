@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use pccl_cloud::kubernetes::{self, Options};
+use pccl_cloud::{kubernetes, limits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +35,19 @@ struct Arguments {
     /// Time from one ready pod to the next in a rollout, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pod_ms: u64,
+
+    /// Seconds of the clouds in one second here: what they refill, and how long they create
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = positive)]
+    speed: f64,
+
+    /// What the clouds' times of creation are drawn from
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("it must be above 0".to_owned()) }
 }
 
 #[tokio::main]
@@ -51,11 +64,12 @@ async fn main() -> ExitCode {
 async fn serve(arguments: Arguments) -> io::Result<()> {
     let listener = TcpListener::bind(arguments.listen).await?;
     let addr = listener.local_addr()?;
-    let routes = kubernetes::routes(&Options {
+    let routes = kubernetes::routes(&kubernetes::Options {
         clusters: arguments.kubernetes.clone(),
         nodes: arguments.nodes,
         pod_time: Duration::from_millis(arguments.pod_ms),
-    });
+    })
+    .merge(limits::routes(limits::Options { speed: arguments.speed, seed: arguments.seed }));
     if let Some(path) = &arguments.kubeconfig {
         write_whole(path, &kubernetes::kubeconfig(addr, &arguments.kubernetes))?;
     }

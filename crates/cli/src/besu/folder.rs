@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use pccl_besu::Visibility;
+use pccl_besu::{Network, Visibility};
+use serde_json::Value;
 
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -21,6 +22,24 @@ pub(super) fn refuse_if_used(folder: &Path) -> Result<(), CliError> {
         Err(error) if error.kind() == ErrorKind::NotADirectory => Err(used(folder)),
         Err(error) => Err(failed(folder, &error)),
     }
+}
+
+/// Whether the folder holds this network: the same chain and the same validators. Another one is refused.
+pub(super) fn holds(folder: &Path, network: &Network) -> Result<bool, CliError> {
+    let list = folder.join("validators.json");
+    let text = match fs::read_to_string(&list) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(CliError::input(&list, error)),
+    };
+    let found: Value = serde_json::from_str(&text).map_err(|error| CliError::input(&list, error))?;
+    let names = found["validators"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
+    if found["chainId"] == network.chain_id && names.eq(network.names()) {
+        return Ok(true);
+    }
+    let what = format!("failed to keep {}: it holds another chain or other validators", folder.display());
+    Err(CliError::new(Exit::Input, what)
+        .hint("name another folder by --out, or give the options that it was made with"))
 }
 
 /// Writes the files beside `folder` and moves them there when all are on the disk. A folder that is not empty is left

@@ -22,6 +22,10 @@ pub(super) struct InitArgs {
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
 
+    /// Keep a network that is there already, if it is the same chain with the same validators
+    #[arg(long)]
+    keep: bool,
+
     /// The chain's number
     #[arg(long, value_name = "NUMBER", default_value_t = Network::default().chain_id)]
     chain_id: u64,
@@ -81,6 +85,10 @@ impl InitArgs {
 /// Draws, writes, and tells what there is now.
 pub(super) fn run(args: &InitArgs) -> Result<Exit, CliError> {
     let network = args.network();
+    if args.keep && folder::holds(&args.out, &network)? {
+        output::print(&[format!("{} is kept: chain {}", args.out.display(), network.chain_id)]);
+        return Ok(Exit::Success);
+    }
     folder::refuse_if_used(&args.out)?;
     let mut entropy = |bytes: &mut [u8; 32]| getrandom::fill(bytes);
     let files = pccl_besu::generate(&network, &mut entropy).map_err(|error| refused(&error))?;
