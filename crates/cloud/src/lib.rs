@@ -4,5 +4,8 @@
 //! counts calls as Azure, AWS and Google do, and refuses them as they do.
 #![forbid(unsafe_code)]
 
+mod background;
 pub mod kubernetes;
 pub mod limits;
+
+pub use background::Background;

@@ -219,20 +219,16 @@ fn azure_read(clouds: &Clouds, ledger: &Ledger, path: &str, now: Duration) -> Re
         let wait = clouds.seconds(Duration::from_secs(10)).to_string();
         return ([(header::RETRY_AFTER, wait)], Json(json!({ "status": "InProgress" }))).into_response();
     }
-    match ledger.resources.get(path) {
-        Some((resource, there)) => {
-            let mut resource = resource.clone();
-            if *there <= now {
-                resource["properties"]["provisioningState"] = json!("Succeeded");
-            }
-            Json(resource).into_response()
-        }
-        None => {
-            let message = format!("The resource '/{path}' was not found.");
-            let body = json!({ "error": { "code": "ResourceNotFound", "message": message } });
-            (StatusCode::NOT_FOUND, Json(body)).into_response()
-        }
+    let Some((resource, there)) = ledger.resources.get(path) else {
+        let message = format!("The resource '/{path}' was not found.");
+        let body = json!({ "error": { "code": "ResourceNotFound", "message": message } });
+        return (StatusCode::NOT_FOUND, Json(body)).into_response();
+    };
+    let mut resource = resource.clone();
+    if *there <= now {
+        resource["properties"]["provisioningState"] = json!("Succeeded");
     }
+    Json(resource).into_response()
 }
 
 /// The answer to what takes time: where to ask how it stands, and not before when.
@@ -264,18 +260,14 @@ async fn aws(State(clouds): State<Arc<Clouds>>, Path(region): Path<String>, body
         _ => "write",
     };
     let called = clouds.ledger().call(&[(Preset::AwsEc2, region)], kind, clouds.now());
-    let (code, text) = match called {
-        Ok(_) => (
-            StatusCode::OK,
-            format!("<{action}Response><requestId>1</requestId><return>true</return></{action}Response>"),
-        ),
-        Err(Refused { .. }) => {
-            let (code, name) = clouds::refusal(Preset::AwsEc2);
-            let error =
-                format!("<Error><Code>{name}</Code><Message>Request limit exceeded.</Message></Error>");
-            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            (code, format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>"))
-        }
+    let (code, text) = if called.is_ok() {
+        let served = "<requestId>1</requestId><return>true</return>";
+        (StatusCode::OK, format!("<{action}Response>{served}</{action}Response>"))
+    } else {
+        let (code, name) = clouds::refusal(Preset::AwsEc2);
+        let error = format!("<Error><Code>{name}</Code><Message>Request limit exceeded.</Message></Error>");
+        let code = StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        (code, format!("<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>"))
     };
     (code, [(header::CONTENT_TYPE, "text/xml")], text).into_response()
 }

@@ -82,10 +82,10 @@ impl Chains {
         let mut chains = Self { nodes, folder, deployer: String::new() };
         let keys = chains.folder.path().join("keys");
         let keys = keys.to_str().expect("UTF-8");
-        chains.cast(&["wallet", "new", keys, "--unsafe-password", "of a test"]);
+        Self::cast(&["wallet", "new", keys, "--unsafe-password", "of a test"]);
         let (store, password) = (chains.store(), chains.password());
         chains.deployer =
-            chains.cast(&["wallet", "address", "--keystore", &store, "--password-file", &password]);
+            Self::cast(&["wallet", "address", "--keystore", &store, "--password-file", &password]);
         chains
     }
 
@@ -98,7 +98,7 @@ impl Chains {
         self.folder.path().join("password").display().to_string()
     }
 
-    fn cast(&self, arguments: &[&str]) -> String {
+    fn cast(arguments: &[&str]) -> String {
         let output = Command::new(tools().join(".bin/cast")).args(arguments).output().expect("cast starts");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -134,7 +134,7 @@ fn contracts_are_deployed_once_to_their_own_chain_and_verified() {
     assert!(verified.status.success() && said(&verified).contains(&chains.deployer), "{}", said(&verified));
     // Gas costs money on chain 1.
     let rpc = chains.nodes[1].url.clone();
-    chains.cast(&["rpc", "--rpc-url", &rpc, "anvil_setBalance", &chains.deployer, "0xde0b6b3a7640000"]);
+    Chains::cast(&["rpc", "--rpc-url", &rpc, "anvil_setBalance", &chains.deployer, "0xde0b6b3a7640000"]);
     let output = chains.script("deploy.sh", "1", "CheckpointAnchor", 1);
     assert!(output.status.success(), "{}", said(&output));
     assert!(chains.script("verify.sh", "1", "CheckpointAnchor", 1).status.success());

@@ -79,7 +79,7 @@ fn scripts_are_one_line_over_pccl_deploy() {
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let words: Vec<_> = said.split_whitespace().collect();
-        assert_eq!((words[0], words[1], words[3]), ("deploy", "up", "--mode"), "{said}");
+        assert_eq!((words[0], words[1], words[3]), ("deploy", "run", "--mode"), "{said}");
         assert!(Path::new(words[2]).is_file(), "{said}");
         assert_eq!(words.last(), Some(&"--dry-run"));
         let phase = words.iter().position(|word| *word == "--only").map(|at| words[at + 1]);
