@@ -148,7 +148,7 @@ impl Communicator {
             let decided = self.engine.wait(None, |state| match state.peer.phase() {
                 Phase::Member | Phase::Leaving => Some(Ok(())),
                 Phase::Ended(why) => Some(Err(why.clone())),
-                Phase::Connecting | Phase::Registered => None,
+                Phase::Connecting | Phase::Registered | Phase::Settling => None,
             });
             decided.unwrap_or(Ok(()))
         });

@@ -608,6 +608,11 @@ pub enum Settlement {
     Done,
     /// It settles too, and has restored, or will restore, its input.
     NotDone,
+    /// It is in a later epoch: there the verdict was given, to those who are in it.
+    Left {
+        /// Which.
+        epoch: Epoch,
+    },
 }
 
 /// Why a link cannot be.

@@ -22,6 +22,12 @@ pub enum Rule {
     WriteBeforeTelling,
     /// An attempt's name has a number.
     NumberAttempts,
+    /// Who settles never attaches or reports with its session again.
+    SettlingEndsSession,
+    /// Who says *not done*, or *done*, settles too; who waits for a master gives no answer.
+    AnswersBind,
+    /// A member that cannot be asked has not agreed.
+    SilenceIsNoConsent,
     /// Newcomers may form the next epoch once no member has been heard for `master_timeout`.
     FollowTheGone,
 }
@@ -36,6 +42,9 @@ impl Rule {
         Self::ResolveDoubt,
         Self::WriteBeforeTelling,
         Self::NumberAttempts,
+        Self::SettlingEndsSession,
+        Self::AnswersBind,
+        Self::SilenceIsNoConsent,
         Self::FollowTheGone,
     ];
 }

@@ -139,7 +139,16 @@ impl World {
         info: &OpInfo,
         memory: &Memory,
     ) -> Result<(), String> {
-        self.stats.op(if info.recoveries == 0 { "succeeded" } else { "recovered" });
+        let phase = match &self.procs[p].body {
+            Some(Body::Peer(peer)) => peer.phase().clone(),
+            _ => Phase::Connecting,
+        };
+        let settled = matches!(phase, Phase::Settling | Phase::Ended(EndReason::MasterLost));
+        self.stats.op(match info.recoveries {
+            _ if settled => "succeeded by settlement",
+            0 => "succeeded",
+            _ => "recovered",
+        });
         let Some(members) = self.store.epochs.get(&(called.name.group, info.epoch)) else {
             return Err("an epoch that the store does not know".into());
         };
@@ -277,6 +286,7 @@ impl World {
                     return Err(format!("a failure, but it succeeded on {}", self.procs[*q].name));
                 }
             }
+            OpError::Ended(EndReason::MasterLost) => self.stats.op("restored by settlement"),
             OpError::Ended(_) | OpError::InputLost(_) => self.stats.op("ended with its peer"),
         }
         Ok(())

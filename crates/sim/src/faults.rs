@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     StoreWorks,
     /// A host is back.
     Light(Host),
+    /// Masters may begin again.
+    Masters,
     Heal,
 }
 
@@ -84,6 +86,7 @@ impl World {
             Fault::Light(host) => {
                 self.dark.remove(&host);
             }
+            Fault::Masters => self.no_masters = false,
             Fault::Heal => self.heal(),
         }
     }
@@ -94,6 +97,7 @@ impl World {
         self.cuts.clear();
         self.dark.clear();
         self.store.troubled = false;
+        self.no_masters = false;
         for p in 0..self.procs.len() {
             self.go_on(p);
         }
@@ -102,7 +106,7 @@ impl World {
     // ---- lives ----
 
     pub(crate) fn start_master(&mut self, host: Host) {
-        if self.living.contains_key(&host) {
+        if self.living.contains_key(&host) || self.no_masters {
             return;
         }
         let id = self.procs.len();
@@ -255,6 +259,7 @@ impl World {
                 self.procs[p].clock += far;
                 self.with(p, |m, now| m.handle_timeout(now));
             }
+            86..88 if self.plan.absences => self.masters_away(),
             86..92 => {
                 self.store.troubled = true;
                 let long = self.a_while();
@@ -262,6 +267,24 @@ impl World {
             }
             _ => self.another_master(),
         }
+    }
+
+    /// All masters end, and none begins until the peers have lost patience, most often.
+    fn masters_away(&mut self) {
+        if self.no_masters {
+            return;
+        }
+        self.stats.fault("no master for long");
+        let masters: Vec<ProcId> =
+            self.living.iter().filter(|(h, _)| **h >= MASTER_HOST).map(|(_, p)| *p).collect();
+        for p in masters {
+            self.crash(p, false);
+        }
+        self.no_masters = true;
+        let long = u64::from(self.plan.settings.master_timeout_ms) * 1000;
+        let long = long / 2 + self.random.below(long * 3 / 2);
+        say!(self, "no master for {} ms", long / 1000);
+        self.after(long, Event::Fault(Fault::Masters));
     }
 
     fn another_master(&mut self) {

@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) fault_every_us: u64,
     /// Whether further masters are started while one lives.
     pub(crate) rivals: bool,
+    /// Whether there may be no master for longer than the peers wait for one.
+    pub(crate) absences: bool,
     /// The rule that is not in force.
     pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
@@ -114,6 +116,7 @@ impl Plan {
             faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
             rivals: chance(r, 40),
+            absences: chance(r, 40),
             broken: None,
             simple: false,
             spoiled_per_mille: 0,
@@ -126,7 +129,11 @@ impl Plan {
         let delay_us = pick(r, &[1_000, 20_000, 60_000]);
         let base = Self::random(seed);
         Self {
-            settings: RunSettings { master_timeout_ms: 3_000, max_recovery_attempts: 100, ..base.settings },
+            settings: RunSettings {
+                master_timeout_ms: pick(r, &[1_000, 3_000]),
+                max_recovery_attempts: 100,
+                ..base.settings
+            },
             links: Links {
                 delay_us,
                 jitter_us: 2 * delay_us,
@@ -141,6 +148,7 @@ impl Plan {
             faults_us: 4_000_000,
             fault_every_us: 60_000,
             rivals: true,
+            absences: chance(r, 30),
             ..base
         }
     }
@@ -181,6 +189,7 @@ impl Plan {
             faults_us: 0,
             fault_every_us: 0,
             rivals: false,
+            absences: false,
             simple: true,
             spoiled_per_mille: 0,
             ..Self::random(1)

@@ -113,6 +113,8 @@ pub(crate) struct World {
     pub(crate) dark: BTreeSet<Host>,
     pub(crate) cuts: Vec<Cut>,
     pub(crate) store: Store,
+    /// None begins for a while.
+    pub(crate) no_masters: bool,
     pub(crate) steps: u64,
     pub(crate) kill: Option<Kill>,
     pub(crate) healed: Option<u64>,
@@ -158,6 +160,7 @@ impl World {
             dark: BTreeSet::new(),
             cuts: Vec::new(),
             store: Store::default(),
+            no_masters: false,
             steps: 0,
             kill: None,
             healed: None,

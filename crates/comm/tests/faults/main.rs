@@ -8,6 +8,7 @@ mod fleet;
 mod hostile;
 mod kill;
 mod points;
+mod settle;
 mod silence;
 
 /// Not a test by itself: fleets start this program again, as their master and peers.

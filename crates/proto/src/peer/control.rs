@@ -235,9 +235,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.account_wait(now.since(self.last_tick));
         self.last_tick = now;
         self.tick_at = now + interval;
-        self.beat(now);
-        self.judge_master(now);
+        if !self.is_settling() || !self.rules.hold(Rule::SettlingEndsSession) {
+            self.beat(now);
+            self.judge_master(now);
+        }
         self.links_tick(now);
+        self.settle_on(now);
         self.ops_tick(now);
     }
 
@@ -279,7 +282,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             && self.view.is_some()
             && now.since(since) > self.settings.master_timeout()
         {
-            self.end(EndReason::MasterLost);
+            self.settle(now);
         }
     }
 
@@ -378,6 +381,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     fn attached(&mut self, now: Time, term: Term, heard: u64) {
         self.control.state = State::Attached;
         self.control.failures = 0;
+        if self.is_settling() {
+            // Only with the rule broken: as if nothing had been said.
+            self.settling = None;
+            self.phase = Phase::Member;
+        }
         if self.control.lost_since.take().is_some() {
             self.events.push_back(PeerEvent::Attached { term });
         }
@@ -446,6 +454,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             Phase::Connecting => format!("an answer of the master at {addr}"),
             Phase::Registered => "the members to let newcomers in (update_topology)".to_owned(),
             Phase::Leaving => "the master's goodbye".to_owned(),
+            Phase::Settling => "the other members, to settle what is in flight without a master".to_owned(),
             Phase::Member | Phase::Ended(_) => "nothing".to_owned(),
         }
     }

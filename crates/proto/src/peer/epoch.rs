@@ -38,8 +38,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             }
         }
         self.heard.clear();
+        self.told.clear();
         self.rank = rank as u32;
-        self.phase = if self.phase == Phase::Leaving { Phase::Leaving } else { Phase::Member };
+        if !matches!(self.phase, Phase::Leaving | Phase::Settling) {
+            self.phase = Phase::Member;
+        }
         let world = view.members.len() as u32;
         let (epoch, agreed) = (view.epoch, view.agreed);
         self.view = Some(view);

@@ -125,6 +125,13 @@ pub enum PeerEvent {
         /// The op.
         tag: u64,
     },
+    /// No master was found for `master_timeout`.
+    Settles {
+        /// Ops that are complete here: the other members are asked.
+        complete: usize,
+        /// Ops that are not.
+        incomplete: usize,
+    },
     /// The session is over.
     Ended(EndReason),
 }
@@ -157,6 +164,11 @@ impl fmt::Display for PeerEvent {
             Self::LinkDown { peer, why } => write!(f, "the connection to peer {peer} broke: {why}"),
             Self::StrangerRefused { why } => write!(f, "a connection was refused: {why}"),
             Self::Mismatch { peer, tag } => write!(f, "peer {peer} called a different op by tag {tag}"),
+            Self::Settles { complete, incomplete } => write!(
+                f,
+                "no master could be reached for master_timeout: {incomplete} ops in flight are cut; the other members \
+                 are asked about the {complete} that are complete here"
+            ),
             Self::Ended(why) => why.fmt(f),
         }
     }

@@ -69,6 +69,8 @@ pub(super) struct Link {
     pub(super) rtt_us: Option<u32>,
     rtt_samples: u32,
     down_since: Option<Time>,
+    /// The last attempt to dial was refused: the process is gone.
+    refused: bool,
     reported_down: bool,
     why_down: String,
     /// Bytes sent for attempts without credit, by attempt.
@@ -94,6 +96,7 @@ impl Link {
             rtt_us: None,
             rtt_samples: 0,
             down_since: Some(now),
+            refused: false,
             reported_down: false,
             why_down: "not connected yet".into(),
             eager: BTreeMap::new(),
@@ -178,6 +181,34 @@ impl Links {
     /// Whether there is a link to another host.
     pub(super) fn any_abroad(&self, ours: Option<IpAddr>) -> bool {
         self.abroad(ours).next().is_some()
+    }
+
+    /// What is left to say on a connection.
+    pub(super) fn last_words(&self, conn: ConnId) -> Vec<u8> {
+        self.conns.get(&conn).map(|c| c.tx.last_words()).unwrap_or_default()
+    }
+
+    /// Whether a member's process is gone, or could not be reached for `reach`, from `since` on.
+    pub(super) fn is_out_of_reach(
+        &self,
+        session: SessionId,
+        now: Time,
+        since: Time,
+        reach: Duration,
+    ) -> bool {
+        let Some(link) = self.table.get(&session) else {
+            return now.since(since) > reach;
+        };
+        link.down_since.is_some_and(|at| link.refused || now.since(at.max(since)) > reach)
+    }
+
+    /// Nobody listens where a connection was dialed to.
+    pub(super) fn was_refused(&mut self, conn: ConnId) {
+        if let Some(Role::Dialed { to, .. }) = self.conns.get(&conn).map(|c| c.role)
+            && let Some(link) = self.table.get_mut(&to)
+        {
+            link.refused = true;
+        }
     }
 
     /// What was not heard while we were stopped says nothing.
@@ -492,7 +523,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.state_asked(now, conn, peer, sync, &blocks);
             }
             (Role::Up { peer, .. }, LinkMessage::Pong) => self.answered(now, conn, peer),
-            (Role::Up { .. }, LinkMessage::Ask { .. } | LinkMessage::Tell { .. }) => {}
+            (Role::Up { peer, .. }, LinkMessage::Ask { name }) => self.settlement_asked(peer, name),
+            (Role::Up { peer, .. }, LinkMessage::Tell { name, answer }) => {
+                self.settlement_told(peer, name, answer);
+            }
             _ => self.close_link_conn(now, conn, "a message that does not belong here"),
         }
     }
@@ -611,6 +645,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.ask_rtt(now, conn);
         self.sync_link_changed(peer);
         let Some(link) = self.links.table.get_mut(&peer) else { return };
+        link.refused = false;
         let came_up = link.is_up() && link.down_since.take().is_some();
         if came_up {
             let again = std::mem::replace(&mut link.was_up, true);
@@ -679,7 +714,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     fn ping_links(&mut self, now: Time) {
-        if self.ops.values().all(|op| op.is_done() || op.attempt.is_none()) && !self.needs_blocks() {
+        let nothing_owed = self.ops.values().all(|op| op.is_done() || op.attempt.is_none());
+        if nothing_owed && !self.needs_blocks() && !self.is_settling() {
             return;
         }
         let quiet = 2 * self.settings.heartbeat_interval();

@@ -15,6 +15,7 @@ mod error;
 mod insight;
 mod links;
 mod ops;
+mod settle;
 mod shared;
 mod stream;
 mod watch;
@@ -31,9 +32,10 @@ pub use watch::Progress;
 use self::control::Control;
 use self::links::Links;
 use self::ops::Op;
+use self::settle::Settling;
 use self::shared::Sync;
 use crate::execute::{Backup, Kernels, OpMemory};
-use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
+use crate::ids::{AttemptName, ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::machine::{Action, Closed, Machine};
 use crate::message::{Session, View, Vote, VoteKind, VoteOutcome};
 use crate::record::Failure;
@@ -109,6 +111,8 @@ pub enum Phase {
     Member,
     /// Asked to leave, waiting for the answer.
     Leaving,
+    /// No master was found for `master_timeout`: ops in flight are settled among the members, and nothing else begins.
+    Settling,
     /// At the end: a new peer must be made.
     Ended(EndReason),
 }
@@ -147,6 +151,9 @@ pub struct Peer<M, K> {
     vote_ended: Option<VoteOutcome>,
     sync: Option<Sync>,
     synchronized: Option<SyncEnd>,
+    settling: Option<Settling>,
+    /// Attempts in flight of which a member that settles has said *committed*.
+    told: BTreeSet<AttemptName>,
     /// What the group last agreed on.
     agreed: Option<Agreed>,
     /// We should have received shared state and could not: what we have does not count until we have.
@@ -195,6 +202,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             vote_ended: None,
             sync: None,
             synchronized: None,
+            settling: None,
+            told: BTreeSet::new(),
             agreed: None,
             behind: false,
             spare_backup: None,
@@ -322,9 +331,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.end_sync(Err(SyncFailure::Ended(why.clone())));
         self.vote = None;
         self.phase = Phase::Ended(why);
+        self.settling = None;
         let links: Vec<ConnId> = self.links.all_conns().collect();
         for conn in links {
-            self.close_conn(conn, Vec::new());
+            // Members that settle may still wait for our last answer.
+            let last = self.links.last_words(conn);
+            self.close_conn(conn, last);
         }
         self.links = Links::default();
         self.close_control();
@@ -356,6 +368,9 @@ impl<M: OpMemory, K: Kernels> Machine for Peer<M, K> {
         if self.control.is(conn) {
             self.control_closed(now, &why);
         } else {
+            if why == Closed::Refused {
+                self.links.was_refused(conn);
+            }
             self.link_closed(now, conn, &why.to_string());
         }
     }

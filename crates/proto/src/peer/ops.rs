@@ -168,6 +168,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if let super::Phase::Ended(why) = &self.phase {
             return Err(StartError::Ended(why.clone()));
         }
+        if self.is_settling() {
+            return Err(StartError::Ended(EndReason::MasterLost));
+        }
         let Some(view) = &self.view else {
             return Err(StartError::NotAMember);
         };
@@ -197,7 +200,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Begins an attempt at the op of `tag`, unless an epoch change is under way or a failure binds it.
     pub(super) fn try_start(&mut self, now: Time, tag: Tag) {
-        if self.frozen {
+        if self.frozen || self.is_settling() {
             return;
         }
         if let Some(failure) = self.take_debt(tag) {

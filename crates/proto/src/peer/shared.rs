@@ -171,6 +171,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if let super::Phase::Ended(why) = &self.phase {
             return Err(SyncStartError::Ended(why.clone()));
         }
+        if self.is_settling() {
+            return Err(SyncStartError::Ended(super::EndReason::MasterLost));
+        }
         if self.view.is_none() {
             return Err(SyncStartError::NotAMember);
         }

@@ -7,11 +7,12 @@ use pccl::RunSettings;
 use pccl_master::{Server, ServerOptions, StoreChoice};
 
 /// Serves until its standard input ends.
-pub(crate) fn run(addr: &str, timeout_ms: &str, retries: &str, store: &str) {
+pub(crate) fn run(addr: &str, (timeout_ms, patience_ms): (&str, &str), retries: &str, store: &str) {
     super::peer::log_to_stderr();
     let mut options = ServerOptions::new(addr.parse().unwrap());
     options.settings = RunSettings {
         heartbeat_timeout_ms: timeout_ms.parse().unwrap(),
+        master_timeout_ms: patience_ms.parse().unwrap(),
         max_recovery_attempts: retries.parse().unwrap(),
         ..RunSettings::default()
     };

@@ -48,11 +48,18 @@ pub(crate) struct Setup {
     /// Whether peers live in a network of their own, whose packets can be dropped.
     pub(crate) namespace: bool,
     pub(crate) max_recovery_attempts: u32,
+    pub(crate) master_timeout_ms: u32,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { heartbeat_timeout_ms: 5000, store: false, namespace: false, max_recovery_attempts: 3 }
+        Self {
+            heartbeat_timeout_ms: 5000,
+            store: false,
+            namespace: false,
+            max_recovery_attempts: 3,
+            master_timeout_ms: 60_000,
+        }
     }
 }
 
@@ -97,7 +104,8 @@ impl Fleet {
         let store = dir.path().join("state");
         let store = if setup.store { store.to_str().unwrap() } else { "-" };
         let (timeout, retries) = (setup.heartbeat_timeout_ms, setup.max_recovery_attempts);
-        let role = format!("master {addr} {timeout} {retries} {store}");
+        let patience = setup.master_timeout_ms;
+        let role = format!("master {addr} {timeout} {patience} {retries} {store}");
         let mut master = Process::spawn("master", &role, dir.path(), namespace.map(|n| (n, 0)));
         let addr = master.event("ready").parse().unwrap();
         (master, addr)
@@ -219,7 +227,9 @@ pub(crate) fn play_role() {
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
         ["peer"] => peer::run(),
-        ["master", addr, timeout, retries, store] => master::run(addr, timeout, retries, store),
+        ["master", addr, timeout, patience, retries, store] => {
+            master::run(addr, (timeout, patience), retries, store);
+        }
         _ => panic!("what is {role}?"),
     }
     std::process::exit(0);
