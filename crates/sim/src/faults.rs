@@ -220,6 +220,9 @@ impl World {
     }
 
     fn any_fault(&mut self) {
+        if self.plan.absences > 0 && self.chance(self.plan.absences) {
+            return self.masters_away();
+        }
         let dice = self.random.below(100);
         match dice {
             0..15 => {
@@ -259,7 +262,6 @@ impl World {
                 self.procs[p].clock += far;
                 self.with(p, |m, now| m.handle_timeout(now));
             }
-            86..88 if self.plan.absences => self.masters_away(),
             86..92 => {
                 self.store.troubled = true;
                 let long = self.a_while();
@@ -282,7 +284,7 @@ impl World {
         }
         self.no_masters = true;
         let long = u64::from(self.plan.settings.master_timeout_ms) * 1000;
-        let long = long / 2 + self.random.below(long * 3 / 2);
+        let long = long * 3 / 4 + self.random.below(long);
         say!(self, "no master for {} ms", long / 1000);
         self.after(long, Event::Fault(Fault::Masters));
     }

@@ -50,8 +50,8 @@ pub(crate) struct Plan {
     pub(crate) fault_every_us: u64,
     /// Whether further masters are started while one lives.
     pub(crate) rivals: bool,
-    /// Whether there may be no master for longer than the peers wait for one.
-    pub(crate) absences: bool,
+    /// Faults of a hundred that leave the peers without a master, about as long as they wait for one.
+    pub(crate) absences: u64,
     /// The rule that is not in force.
     pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
@@ -116,7 +116,7 @@ impl Plan {
             faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
             rivals: chance(r, 40),
-            absences: chance(r, 40),
+            absences: pick(r, &[0, 0, 2]),
             broken: None,
             simple: false,
             spoiled_per_mille: 0,
@@ -148,9 +148,17 @@ impl Plan {
             faults_us: 4_000_000,
             fault_every_us: 60_000,
             rivals: true,
-            absences: chance(r, 30),
+            absences: pick(r, &[0, 0, 2]),
             ..base
         }
+    }
+
+    /// A short run whose masters are away most of the time, for as long as the peers wait for one.
+    pub(crate) fn orphaned(seed: u64) -> Self {
+        let r = &mut Seeded::new(seed ^ 0x0af4);
+        let base = Self::troubled(seed);
+        let settings = RunSettings { master_timeout_ms: 700, ..base.settings };
+        Self { settings, absences: pick(r, &[10, 40]), fault_every_us: pick(r, &[60_000, 200_000]), ..base }
     }
 
     fn settings(r: &mut Seeded) -> RunSettings {
@@ -189,7 +197,7 @@ impl Plan {
             faults_us: 0,
             fault_every_us: 0,
             rivals: false,
-            absences: false,
+            absences: 0,
             simple: true,
             spoiled_per_mille: 0,
             ..Self::random(1)

@@ -22,9 +22,7 @@ pub struct Outcome {
 /// One random run.
 pub fn run_seed(seed: u64, traced: bool) -> Outcome {
     let trace = if traced { Trace::on() } else { Trace::default() };
-    // Every fourth is short and full of faults.
-    let plan = if seed % 4 == 3 { Plan::troubled(seed) } else { Plan::random(seed) };
-    let mut world = World::new(plan, trace);
+    let mut world = World::new(plan_of(seed), trace);
     if traced {
         let plan = format!("{:?}", world.plan);
         world.trace.add(0, &plan);
@@ -32,11 +30,20 @@ pub fn run_seed(seed: u64, traced: bool) -> Outcome {
     finish(&mut world)
 }
 
+/// Every fourth run is short and full of faults, some of them without a master most of the time.
+fn plan_of(seed: u64) -> Plan {
+    match seed % 12 {
+        3 | 7 => Plan::troubled(seed),
+        11 => Plan::orphaned(seed),
+        _ => Plan::random(seed),
+    }
+}
+
 /// Searches schedules for one that goes wrong without a rule and well with it: its seed, and what went wrong.
 pub fn missed(rule: Rule, most: u64) -> Option<(u64, String)> {
     let run = |plan: Plan| finish(&mut World::new(plan, Trace::default())).violation;
     (1..=most).find_map(|seed| {
-        let plan = if seed % 4 == 3 { Plan::troubled(seed) } else { Plan::random(seed) };
+        let plan = plan_of(seed);
         let wrong = run(Plan { broken: Some(rule), ..plan.clone() })?;
         run(plan).is_none().then_some((seed, wrong))
     })
