@@ -17,6 +17,8 @@ pub(super) struct Liveness {
     /// Nobody is judged before.
     grace_until: Time,
     hears_nobody: bool,
+    /// Members that the store knew when this master became active, and that have not been looked for yet.
+    unsought: Vec<SessionId>,
     /// Connections that ask whether a process is still there.
     probes: BTreeMap<ConnId, Probe>,
 }
@@ -34,12 +36,22 @@ struct Probe {
 /// Probes that came about and broke at once, in a row, before they are believed all the same.
 const MAX_PROBES: u32 = 5;
 
+/// Members that a new master looks for at once.
+const SOUGHT_AT_ONCE: usize = 128;
+
 /// A stranger that has not said anything sensible for this long is shown the door.
 const STRANGER_TIMEOUT_MS: u128 = 5000;
 
 impl Liveness {
     pub(super) fn new(now: Time) -> Self {
-        Self { tick_at: now, last_tick: now, grace_until: now, hears_nobody: false, probes: BTreeMap::new() }
+        Self {
+            tick_at: now,
+            last_tick: now,
+            grace_until: now,
+            hears_nobody: false,
+            unsought: Vec::new(),
+            probes: BTreeMap::new(),
+        }
     }
 
     pub(super) fn tick_at(&self) -> Time {
@@ -48,6 +60,13 @@ impl Liveness {
 
     pub(super) fn probe_buffer(&mut self, conn: ConnId) -> &mut [u8] {
         self.probes.get_mut(&conn).map_or(&mut [], |p| &mut p.waste)
+    }
+
+    /// The members that a new master has found in its store: they have until the next tick, an interval away.
+    pub(super) fn begin_seeking(&mut self, now: Time, settings: &RunSettings, members: Vec<SessionId>) {
+        self.unsought = members;
+        self.tick_at = now + settings.heartbeat_interval();
+        self.last_tick = now;
     }
 
     /// Everybody gets one full new timeout.
@@ -80,6 +99,17 @@ impl Master {
         let conn = self.new_conn();
         self.liveness.probes.insert(conn, Probe { session, connected: None, again, waste: [0; 64] });
         self.actions.push_back(Action::Dial { conn, addr });
+    }
+
+    /// A new master knows its members only from the store. Those that do not attach within an interval are asked whether
+    /// their processes are there, so that one that died with the master before it is not waited for in vain.
+    fn seek_members(&mut self) {
+        let rest = self.liveness.unsought.len().saturating_sub(SOUGHT_AT_ONCE);
+        for session in self.liveness.unsought.split_off(rest) {
+            if self.sessions.get(&session).is_some_and(|s| s.conn.is_none()) {
+                self.probe(session);
+            }
+        }
     }
 
     pub(super) fn probe_answered(&mut self, now: Time, conn: ConnId) {
@@ -133,6 +163,7 @@ impl Master {
         if self.authority != Authority::Active {
             return;
         }
+        self.seek_members();
         self.ping_silent(now, &settings);
         self.judge(now, &settings);
         let groups: Vec<PeerGroup> = self.groups.keys().copied().collect();

@@ -266,6 +266,7 @@ impl Master {
                 self.sessions.insert(m.member.session, SessionState { is_member: true, ..state });
             }
         }
+        self.liveness.begin_seeking(now, &self.config.settings, self.sessions.keys().copied().collect());
         self.events.push_back(MasterEvent::Active { term: self.record.term, members: self.members() as u32 });
     }
 

@@ -561,7 +561,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return self.close_link_conn(now, conn, "a connection with a number that it cannot have");
         };
         let we_dial_too = s.dialing.is_some() && generation == s.generation + 1;
-        if generation <= s.generation || (we_dial_too && from < to) {
+        // The same generation again: the other side has not heard our welcome, and what we take for its connection is
+        // none any more. Only one side can have begun a generation that is up here, so it is not one of our own.
+        let older = generation == 0 || generation < s.generation;
+        if older || (we_dial_too && from < to) {
             return self.close_link_conn(now, conn, "another connection has taken its place");
         }
         let ours = s.accepted;

@@ -291,7 +291,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         }
         self.heard_to = self.heard_to.max(heard);
-        self.heard.retain(|(_, _, number)| *number > closed);
+        if self.control.is_attached() {
+            // Before that the numbers that we remember may be another master's.
+            self.heard.retain(|(_, _, number)| *number > closed);
+        }
         if !self.heard.iter().any(|(tag, n, _)| (*tag, *n) == (name.tag, name.n)) && heard > closed {
             self.heard.push_back((name.tag, name.n, heard));
         }

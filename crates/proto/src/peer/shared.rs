@@ -97,6 +97,9 @@ pub(super) struct Sync {
     confirmed: bool,
     /// Blocks to send, with the first byte not sent, by receiver.
     serving: BTreeMap<SessionId, VecDeque<(u32, u32)>>,
+    /// Holders that sent us something else than they say they have, in this election; a master that we attach to again
+    /// may not have heard it.
+    accused: Vec<(SessionId, String)>,
     /// Asked for in an election that we have not heard of.
     early: Vec<(SessionId, u64, Vec<u32>)>,
     /// The offer is what has been received, not what was there before.
@@ -153,6 +156,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             stage: Stage::Voted,
             confirmed: true,
             serving: BTreeMap::new(),
+            accused: Vec::new(),
             early: Vec::new(),
             has_received: false,
             joined: false,
@@ -229,9 +233,15 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.elect_again();
             return self.repeat_offer();
         }
-        if !sync.is_fetching() {
-            let done = ToMaster::Synchronized { sync: *id };
-            self.tell_master(&done);
+        let id = *id;
+        let done = (!sync.is_fetching()).then_some(ToMaster::Synchronized { sync: id });
+        let accuse = |(holder, tensor): &(SessionId, String)| {
+            let (holder, tensor) = (*holder, tensor.clone());
+            ToMaster::BadBlock { sync: id, holder, tensor }
+        };
+        let accusations: Vec<ToMaster> = sync.accused.iter().map(accuse).collect();
+        for message in accusations.into_iter().chain(done) {
+            self.tell_master(&message);
         }
     }
 
@@ -343,6 +353,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             sync.memory.discard();
         }
         sync.confirmed = true;
+        sync.accused.clear();
         sync.stage = Stage::Elected { id, election, fetch, manifest: true };
         self.add_holders();
         let early = self.sync.as_mut().map(|s| std::mem::take(&mut s.early)).unwrap_or_default();
@@ -509,6 +520,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         let tensor = if block == MANIFEST { "(all hashes)".into() } else { state.memory.name_of(block) };
         if let Some(holder) = fetch.reject(block) {
+            state.accused.push((holder, tensor.clone()));
             let bad = ToMaster::BadBlock { sync: *id, holder, tensor };
             self.tell_master_if_attached(&bad);
             self.drop_incoming_state(|from, _| from == holder);
