@@ -166,7 +166,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// What the caller waits for. Of several ops, the oldest one speaks.
     fn wait_reason(&self) -> Option<WaitReason> {
         match self.phase {
-            Phase::Connecting => return Some(WaitReason::Master),
+            Phase::Connecting | Phase::Settling => return Some(WaitReason::Master),
             Phase::Registered => return Some(WaitReason::Admission),
             Phase::Leaving | Phase::Ended(_) => return None,
             Phase::Member => {}
