@@ -284,6 +284,8 @@ pub enum MasterMessage {
     Attached {
         /// Verdicts are numbered anew from here.
         heard: u64,
+        /// Whether the master's lease is valid (see `Mandate`).
+        leased: bool,
     },
     /// This master is not active.
     NotActive {
@@ -370,7 +372,7 @@ pub enum MasterMessage {
     /// What is going on.
     Status(Box<Status>),
     /// Whether the master's lease is valid. Without one it still says *committed* and decides nothing else: for those who
-    /// wait for a decision there is no master. Said when it changes, and on every attach while it is not.
+    /// wait for a decision there is no master. Said when it changes.
     Mandate {
         /// Whether it is.
         valid: bool,

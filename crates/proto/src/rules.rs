@@ -28,6 +28,8 @@ pub enum Rule {
     AnswersBind,
     /// A member that cannot be asked has not agreed.
     SilenceIsNoConsent,
+    /// A master without a lease says so, and counts as none.
+    SayWithoutLease,
     /// Newcomers may form the next epoch once no member has been heard for `master_timeout`.
     FollowTheGone,
 }

@@ -41,6 +41,8 @@ pub(crate) struct Check {
     groups: BTreeMap<PeerGroup, GroupState>,
     ops: BTreeMap<OpName, Outcomes>,
     masters: BTreeMap<Term, ProcId>,
+    /// No master's clock has jumped: no two may decide at the same time.
+    pub(crate) clocks_agree: bool,
     terms: BTreeMap<ProcId, Term>,
     epochs: BTreeMap<ProcId, (SessionId, Epoch)>,
     warm_by: u64,
@@ -53,6 +55,7 @@ impl Check {
             groups: (0..groups).map(|g| (PeerGroup(g), GroupState::default())).collect(),
             ops: BTreeMap::new(),
             masters: BTreeMap::new(),
+            clocks_agree: true,
             terms: BTreeMap::new(),
             epochs: BTreeMap::new(),
             warm_by: 4_000_000,
@@ -96,6 +99,22 @@ impl Check {
 }
 
 impl World {
+    /// Of masters with leases only one decides at a time.
+    pub(crate) fn one_decides(&mut self, p: ProcId) {
+        let decides = |q: ProcId| match &self.procs[q].body {
+            Some(Body::Master(master)) => master.may_decide(self.time(q)),
+            _ => false,
+        };
+        if self.plan.lease_ms == 0 || !self.check.clocks_agree || !decides(p) {
+            return;
+        }
+        let other = self.living.values().copied().find(|q| *q != p && decides(*q));
+        if let Some(q) = other {
+            let (a, b) = (&self.procs[p].name, &self.procs[q].name);
+            self.check.fail(format!("{a} and {b} decide at the same time"));
+        }
+    }
+
     /// Epochs only grow, and are what the store says.
     pub(crate) fn check_view(&mut self, p: ProcId, view: &View) {
         let Some(Body::Peer(peer)) = &self.procs[p].body else { return };

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use pccl_proto::ids::RunId;
+use pccl_proto::lease::{Candidate, MasterId};
 use pccl_proto::master::{Authority, Master, MasterConfig};
-use pccl_proto::message::Session;
+use pccl_proto::message::{Command, Session};
 use pccl_proto::peer::{Peer, PeerConfig};
 
 use crate::app::App;
@@ -101,6 +102,30 @@ impl World {
         for p in 0..self.procs.len() {
             self.go_on(p);
         }
+        if let Some(p) = self.anybody(true) {
+            // Those that were demoted lead again only if they are told to.
+            self.command(p, Command::Promote);
+        }
+    }
+
+    /// An operator commands a master.
+    pub(crate) fn command(&mut self, p: ProcId, command: Command) {
+        let now = self.time(p);
+        let Some(Body::Master(master)) = &mut self.procs[p].body else { return };
+        let outcome = master.command(now, command);
+        say!(self, "{} is told to {command}: {outcome:?}", self.procs[p].name);
+        self.drive(p);
+    }
+
+    fn any_command(&mut self) {
+        let Some(p) = self.anybody(true).filter(|p| self.is_running(*p)) else { return };
+        let command = match self.random.below(4) {
+            0 => Command::StepDown,
+            1 => Command::Demote,
+            _ => Command::Promote,
+        };
+        self.stats.fault("command to a master");
+        self.command(p, command);
     }
 
     // ---- lives ----
@@ -115,12 +140,18 @@ impl World {
             new_run: RunId(7),
             seed: self.plan.seed ^ (id as u64) << 32,
             link_timeout_ms: 1500,
+            lease: Candidate {
+                id: MasterId(id as u64 + 1),
+                addr: Some(address(host)),
+                lease_ms: self.plan.lease_ms,
+            },
             ..MasterConfig::default()
         };
         let clock = pccl_proto::ids::Time(self.now);
         let mut master = Master::new(clock, config);
         master.set_rules(self.rules());
-        let name = format!("master{id}");
+        let count = self.procs.iter().filter(|p| p.host >= MASTER_HOST).count();
+        let name = format!("master{count}");
         say!(self, "{name} starts");
         let p = self.spawn(name, host, Body::Master(Box::new(master)), None);
         self.drive(p);
@@ -258,10 +289,12 @@ impl World {
                 let Some(p) = self.anybody(master) else { return };
                 self.stats.fault("clock jump");
                 let far = self.a_while();
+                self.check.clocks_agree &= !master;
                 say!(self, "the clock of {} jumps by {} ms", self.procs[p].name, far / 1000);
                 self.procs[p].clock += far;
                 self.with(p, |m, now| m.handle_timeout(now));
             }
+            86..89 if self.plan.lease_ms > 0 => self.any_command(),
             86..92 => {
                 self.store.troubled = true;
                 let long = self.a_while();
@@ -329,10 +362,10 @@ impl World {
         for p in masters {
             // Whose lease is over is stopped sooner or later; until then it still talks.
             let deposed = match &self.procs[p].body {
-                Some(Body::Master(master)) => {
-                    let stale =
-                        master.authority() == Authority::Active && master.term() < self.store.record.term;
-                    stale || master.authority() == Authority::Deposed
+                // With leases it stands by. Without them whoever waits for its first term has none yet.
+                Some(Body::Master(master)) if self.plan.lease_ms == 0 => {
+                    let (term, active) = (master.term(), master.authority() == Authority::Active);
+                    (active && term < self.store.record.term) || (!active && term.0 > 0)
                 }
                 _ => false,
             };

@@ -50,6 +50,10 @@ pub(crate) struct Plan {
     pub(crate) fault_every_us: u64,
     /// Whether further masters are started while one lives.
     pub(crate) rivals: bool,
+    /// The masters' lease, milliseconds; zero: none, and every start of a master takes a term.
+    pub(crate) lease_ms: u32,
+    /// Whether the store knows when the holder of the lease has ended.
+    pub(crate) locks: bool,
     /// Faults of a hundred that leave the peers without a master, about as long as they wait for one.
     pub(crate) absences: u64,
     /// The rule that is not in force.
@@ -92,6 +96,8 @@ impl Plan {
         let delay_us = pick(r, &[50, 50, 1_000, 20_000, 60_000]);
         let calm = chance(r, 5);
         let groups = if chance(r, 20) { 2 } else { 1 };
+        let store_us = pick(r, &[100, 3_000, 50_000, 400_000]);
+        let lease_ms = if store_us > 100_000 { 3_000 } else { pick(r, &[400, 600, 1_500]) };
         Self {
             seed,
             settings: Self::settings(r),
@@ -111,7 +117,9 @@ impl Plan {
             piece_bytes: pick(r, &[256 << 10, 256, 64]),
             longest: pick(r, &[8, 60, 400]),
             think_us: pick(r, &[100, 10_000, 60_000]),
-            store_us: pick(r, &[100, 3_000, 50_000, 400_000]),
+            store_us,
+            lease_ms: if chance(r, 50) { lease_ms } else { 0 },
+            locks: chance(r, 50),
             mismatches: chance(r, 15),
             faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
@@ -194,6 +202,7 @@ impl Plan {
             think_us: 30_000,
             store_us: 500,
             mismatches: false,
+            lease_ms: 0,
             faults_us: 0,
             fault_every_us: 0,
             rivals: false,

@@ -177,6 +177,9 @@ impl World {
     fn begin(&mut self) {
         self.stats.runs = 1;
         self.start_master(MASTER_HOST);
+        if self.plan.lease_ms > 0 && self.plan.rivals {
+            self.start_master(MASTER_HOST + 1);
+        }
         for slot in 0..self.plan.peers {
             let after = self.random.below(30_000);
             self.after(after, Event::Fault(Fault::Newcomer(slot)));
@@ -373,6 +376,7 @@ impl World {
                     lines.push(event.to_string());
                 }
                 self.check.master(p, master);
+                self.one_decides(p);
             }
             None => return,
         }
@@ -441,7 +445,11 @@ impl World {
     }
 
     fn ask(&mut self, from: ProcId, request: &StoreRequest, late: bool) {
-        let (reply, begun) = self.store.apply(request);
+        let (mut reply, begun) = self.store.apply(request);
+        if let StoreReply::Record { record, holder_is_gone, .. } = &mut reply {
+            let holder = (record.lease.holder.0 as usize).checked_sub(1).and_then(|p| self.procs.get(p));
+            *holder_is_gone = self.plan.locks && holder.is_some_and(|p| p.body.is_none());
+        }
         say!(
             self,
             "store: {}{} for {}",

@@ -273,5 +273,6 @@ fn config(options: &ServerOptions) -> Result<MasterConfig, ServerError> {
         seed,
         max_peers: options.max_peers,
         link_timeout_ms: u32::try_from(options.link_timeout.as_millis()).unwrap_or(u32::MAX),
+        ..MasterConfig::default()
     })
 }

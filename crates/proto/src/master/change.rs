@@ -98,6 +98,9 @@ impl Master {
         let Activity::Collecting { joining, reports, .. } = &state.activity else {
             return;
         };
+        if self.authority != Authority::Active {
+            return;
+        }
         let attached = |s: &SessionId| self.sessions.get(s).is_some_and(|s| s.conn.is_some());
         let owes = |s: &SessionId| self.rules.hold(Rule::JudgeTheAttached) || attached(s);
         if stayers.iter().any(|s| !reports.contains_key(s) && owes(s)) {
@@ -364,7 +367,7 @@ impl Master {
 
     /// After an epoch change, or when a newcomer came: what is there to do?
     pub(super) fn go_on(&mut self, now: Time, group: PeerGroup) {
-        if !self.is_idle(group) {
+        if !self.is_idle(group) || self.authority != Authority::Active {
             return;
         }
         let pending = self.groups.get(&group).is_some_and(|g| !g.removals.is_empty());
@@ -429,7 +432,7 @@ impl Master {
 
     pub(super) fn resolve_doubt(&mut self, now: Time, id: u64, found: &RunRecord) {
         if found.term > self.record.term {
-            return self.depose(found.term);
+            return self.depose(now, found);
         }
         let Some(group) = self.writing(id) else { return };
         let Some(Activity::Writing { record, replaces, .. }) = self.groups.get(&group).map(|g| &g.activity)
@@ -447,7 +450,7 @@ impl Master {
             return;
         }
         // Another epoch in our term, not written by us: the store is not the one we know.
-        self.depose(found.term);
+        self.depose(now, found);
     }
 }
 

@@ -92,7 +92,7 @@ impl Master {
         };
         // From the decision until the store has answered, nothing is said about the old epoch.
         let is_over = |a: &Activity| matches!(a, Activity::Writing { record, replaces, .. } if record.epoch != *replaces);
-        if self.authority != Authority::Active || is_over(&state.activity) {
+        if self.authority == Authority::Standby || is_over(&state.activity) {
             return;
         }
         if state.mismatched.contains(&(name.tag, name.n)) {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::ids::{Epoch, PeerGroup, SessionId, Term};
+use crate::lease::MasterId;
 use crate::record::Removal;
 use crate::shared_state::NoCandidate;
 
@@ -24,6 +25,25 @@ pub enum MasterEvent {
         /// The newer one.
         newer: Term,
     },
+    /// Its lease is over before the store has renewed it: it decides nothing until it is.
+    LeaseLost {
+        /// Its term.
+        term: Term,
+    },
+    /// The store has renewed the lease after all.
+    LeaseRegained {
+        /// Its term.
+        term: Term,
+    },
+    /// It ends its term in good order.
+    GivesWay {
+        /// Its term.
+        term: Term,
+        /// For whom, if for one in particular.
+        heir: Option<MasterId>,
+    },
+    /// The store answers again.
+    StoreIsBack,
     /// The store did not answer as it should.
     StoreTrouble {
         /// What it said.
@@ -114,11 +134,19 @@ impl fmt::Display for MasterEvent {
                 write!(f, "active in term {term}; the store knows {members} members")
             }
             Self::Deposed { term, newer } => {
-                write!(
-                    f,
-                    "term {term} is over: another master has term {newer}; this one decides nothing any more"
-                )
+                write!(f, "term {term} is over: another master has term {newer}; this one stands by")
             }
+            Self::LeaseLost { term } => write!(
+                f,
+                "the lease of term {term} is over and was not renewed: no epoch change, no join and no election until it \
+                 is; ops of complete groups go on"
+            ),
+            Self::LeaseRegained { term } => write!(f, "the lease of term {term} is valid again"),
+            Self::GivesWay { term, heir: Some(heir) } => {
+                write!(f, "term {term} ends for the master {heir}, which was promoted")
+            }
+            Self::GivesWay { term, heir: None } => write!(f, "term {term} ends: another master may lead"),
+            Self::StoreIsBack => f.write_str("the store answers again"),
             Self::StoreTrouble { why } => write!(f, "the store did not answer as it should: {why}"),
             Self::Registered { session, group, addr } => {
                 write!(f, "peer {session} at {addr} registered for group {group}")

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Master;
 use super::change::Activity;
+use super::{Authority, Master};
 use crate::ids::{PeerGroup, SessionId, Tag, Time};
 use crate::message::{MasterMessage, Session, Vote, VoteKind, VoteOutcome};
 use crate::record::Member;
@@ -139,7 +139,7 @@ impl Master {
 
     /// If every member waits, some in a vote and some in an op that the voters have not started, no wait can end.
     pub(super) fn end_deadlock(&mut self, now: Time, group: PeerGroup) {
-        if !self.is_idle(group) {
+        if !self.is_idle(group) || self.authority != Authority::Active {
             return;
         }
         let members = self.stayers(group);
@@ -245,6 +245,9 @@ impl Master {
 
     /// Once everybody has said which links are there: newcomers without all of them are turned away, the others join.
     pub(super) fn try_end_linking(&mut self, now: Time, group: PeerGroup) {
+        if self.authority != Authority::Active {
+            return;
+        }
         let stayers = self.stayers(group);
         let Some(state) = self.groups.get_mut(&group) else {
             return;

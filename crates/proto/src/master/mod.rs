@@ -3,6 +3,7 @@
 //! * `sessions`: newcomers register, members attach, both leave
 //! * `commit`: promises and verdicts within an epoch
 //! * `change`: from one epoch to the next: collect reports, decide, write, and only then tell
+//! * `leadership`: which of several masters is the active one
 //! * `join`: votes, and how newcomers come in
 //! * `shared`: shared state
 //! * `liveness`: who is dead, which links are broken
@@ -12,6 +13,7 @@ mod change;
 mod commit;
 mod event;
 mod join;
+mod leadership;
 mod liveness;
 mod sessions;
 mod shared;
@@ -25,6 +27,7 @@ pub use event::MasterEvent;
 
 use self::change::Activity;
 use self::commit::Attempt;
+use self::leadership::Leadership;
 use self::liveness::Liveness;
 use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
@@ -50,6 +53,11 @@ pub struct MasterConfig {
     pub max_peers: u32,
     /// How long newcomers and members try to connect to each other, milliseconds.
     pub link_timeout_ms: u32,
+    /// What it says of itself to other masters of the same store: its name, its address, and how long its lease lasts.
+    /// A lease of zero stands for a store that is nobody else's: then it takes a term at once and never renews it.
+    pub lease: Candidate,
+    /// Whether operators may command it from other hosts ([`crate::message::ToMaster::Command`]).
+    pub remote_commands: bool,
 }
 
 impl Default for MasterConfig {
@@ -60,6 +68,8 @@ impl Default for MasterConfig {
             seed: 1,
             max_peers: 4096,
             link_timeout_ms: 5000,
+            lease: Candidate::default(),
+            remote_commands: false,
         }
     }
 }
@@ -67,12 +77,12 @@ impl Default for MasterConfig {
 /// Whether a master may decide anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authority {
-    /// It waits for its term.
-    Starting,
-    /// It has the newest term as far as it knows.
+    /// It follows the store, and waits for its turn.
+    Standby,
+    /// It has the newest term and a valid lease, as far as it knows.
     Active,
-    /// Another master has a newer term.
-    Deposed,
+    /// It has the newest term, as far as it knows, and no valid lease: it says *committed* and decides nothing else.
+    Unleased,
 }
 
 struct Conn {
@@ -145,7 +155,7 @@ pub struct Master {
     next_conn: u64,
     next_store: u64,
     next_change: u64,
-    taking_term: Option<u64>,
+    leadership: Leadership,
     /// The read that shall tell whether another master has a newer term.
     checking_term: Option<u64>,
     actions: VecDeque<Action>,
@@ -157,12 +167,12 @@ pub struct Master {
 const MAX_STRANGERS: usize = 256;
 
 impl Master {
-    /// A master that begins by taking a term from its store.
+    /// A master that begins by asking its store who leads.
     pub fn new(now: Time, config: MasterConfig) -> Self {
         let mut master = Self {
             rules: Rules::default(),
             random: Seeded::new(config.seed),
-            authority: Authority::Starting,
+            authority: Authority::Standby,
             record: RunRecord::default(),
             groups: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -174,14 +184,14 @@ impl Master {
             next_conn: 0,
             next_store: 0,
             next_change: 0,
-            taking_term: None,
+            leadership: Leadership::new(now),
             checking_term: None,
             actions: VecDeque::new(),
             writable: BTreeSet::new(),
             events: VecDeque::new(),
             config,
         };
-        master.take_term();
+        master.begin_leadership(now);
         master
     }
 
@@ -216,30 +226,11 @@ impl Master {
         self.events.pop_front()
     }
 
-    fn take_term(&mut self) {
-        self.next_store += 1;
-        let id = self.next_store;
-        self.taking_term = Some(id);
-        let (new_run, candidate) = (self.config.new_run, Candidate::default());
-        self.actions.push_back(Action::Store(StoreRequest::TakeTerm {
-            id,
-            new_run,
-            replaces: None,
-            candidate,
-        }));
-    }
-
     /// The store has answered.
     pub fn handle_store(&mut self, now: Time, reply: StoreReply) {
+        self.watch_lease(now);
+        let Some(reply) = self.leadership_answered(now, reply) else { return };
         match reply {
-            StoreReply::Taken { id, record } if self.taking_term == Some(id) => {
-                self.taking_term = None;
-                self.become_active(now, *record);
-            }
-            StoreReply::Unknown { id, why } if self.taking_term == Some(id) => {
-                self.events.push_back(MasterEvent::StoreTrouble { why });
-                self.take_term();
-            }
             StoreReply::Unknown { id, why } if self.checking_term == Some(id) => {
                 self.checking_term = None;
                 self.events.push_back(MasterEvent::StoreTrouble { why });
@@ -253,6 +244,7 @@ impl Master {
             }
             StoreReply::Taken { .. } | StoreReply::Renewed { .. } => {}
         }
+        self.lead_on(now);
     }
 
     fn become_active(&mut self, now: Time, record: RunRecord) {
@@ -279,20 +271,16 @@ impl Master {
         }
     }
 
-    /// Another master has a newer term: from now on this one decides nothing.
-    fn depose(&mut self, newer: Term) {
-        if self.authority == Authority::Deposed {
-            return;
+    /// What came up while nothing could be decided.
+    fn take_up(&mut self, now: Time, group: PeerGroup) {
+        let Some(state) = self.groups.get(&group) else { return };
+        let failed = [&state.mismatched, &state.timed_out, &state.deadlocked].iter().any(|r| !r.is_empty());
+        if failed || !matches!(state.activity, Activity::Idle) {
+            return self.begin_change(now, group, "an op failed");
         }
-        self.authority = Authority::Deposed;
-        self.events.push_back(MasterEvent::Deposed { term: self.record.term, newer });
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        for conn in conns {
-            self.send(conn, MasterMessage::NotActive { active: None });
-            self.drop_conn(conn);
-        }
-        self.sessions.clear();
-        self.groups.clear();
+        self.try_commit_sync(group);
+        self.go_on(now, group);
+        self.end_deadlock(now, group);
     }
 
     fn stored(&self, group: PeerGroup) -> GroupRecord {
@@ -406,6 +394,7 @@ impl Machine for Master {
     }
 
     fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed) {
+        self.watch_lease(now);
         self.writable.remove(&conn);
         if self.probe_failed(now, conn, &why) {
             return;
@@ -423,6 +412,7 @@ impl Machine for Master {
     }
 
     fn handle_received(&mut self, now: Time, conn: ConnId, n: usize) {
+        self.watch_lease(now);
         let Some(state) = self.conns.get_mut(&conn) else {
             return;
         };
@@ -451,7 +441,8 @@ impl Machine for Master {
         let Some(beat) = Heartbeat::decode(bytes) else {
             return;
         };
-        if self.authority != Authority::Active || beat.run != self.record.run {
+        self.watch_lease(now);
+        if self.authority == Authority::Standby || beat.run != self.record.run {
             return;
         }
         if beat.term > self.record.term {
@@ -465,13 +456,15 @@ impl Machine for Master {
     }
 
     fn handle_timeout(&mut self, now: Time) {
+        self.watch_lease(now);
+        self.lead_on(now);
         if now >= self.liveness.tick_at() {
             self.tick(now);
         }
     }
 
     fn poll_timeout(&self) -> Option<Time> {
-        Some(self.liveness.tick_at())
+        Some(self.leadership_deadline().map_or(self.liveness.tick_at(), |at| at.min(self.liveness.tick_at())))
     }
 
     fn poll_action(&mut self) -> Option<Action> {

@@ -6,7 +6,7 @@ use super::change::Activity;
 use super::commit::Attempt;
 use super::{Authority, Master, MasterEvent, SessionState, trust};
 use crate::ids::{AttemptName, ConnId, Epoch, PeerGroup, SessionId, Term, Time};
-use crate::message::{MasterMessage, Refusal, Report, Session, ToMaster, Vote};
+use crate::message::{Command, MasterMessage, Refusal, Report, Session, ToMaster, Vote};
 use crate::record::{Member, Removal};
 use crate::rules::Rule;
 use crate::settings::Expectations;
@@ -25,13 +25,9 @@ impl Master {
                 self.send(conn, MasterMessage::Status(status));
             }
             (ToMaster::Ping, _) => self.send(conn, MasterMessage::Pong),
-            (ToMaster::Command(_), _) => {
-                let outcome = Err("this master has no other one beside it".to_owned());
-                self.send(conn, MasterMessage::Commanded { outcome });
-            }
-            _ if self.authority != Authority::Active => {
-                self.send(conn, MasterMessage::NotActive { active: None });
-            }
+            (ToMaster::Command(command), _) => self.commanded(now, conn, command),
+            _ if self.authority == Authority::Standby => self.not_active(conn),
+            (ToMaster::Hello { .. }, _) if self.authority == Authority::Unleased => self.not_active(conn),
             (ToMaster::Hello { group, addr, site, ended, expects }, None) => {
                 self.register(now, conn, (group, addr, site), ended, &expects);
             }
@@ -46,6 +42,23 @@ impl Master {
                 self.drop_conn(conn);
             }
         }
+    }
+
+    /// Says where the active master is, as far as the store knows.
+    fn not_active(&mut self, conn: ConnId) {
+        let lease = &self.record.lease;
+        let active = lease.addr.filter(|_| lease.holder != self.config.lease.id && !lease.released);
+        self.send(conn, MasterMessage::NotActive { active });
+    }
+
+    fn commanded(&mut self, now: Time, conn: ConnId, command: Command) {
+        let local = self.conns.get(&conn).is_some_and(|c| c.from.ip().is_loopback());
+        let outcome = if local || self.config.remote_commands {
+            self.command(now, command)
+        } else {
+            Err("commands are taken from the master's own host only".into())
+        };
+        self.send(conn, MasterMessage::Commanded { outcome });
     }
 
     fn handle_member(&mut self, now: Time, conn: ConnId, session: SessionId, message: ToMaster) {
@@ -175,7 +188,8 @@ impl Master {
         self.repeat_verdicts(group, session.id);
         self.repeat_sync(group, session.id);
         let heard = self.groups.get(&group).map_or(0, |g| g.heard);
-        self.send(conn, MasterMessage::Attached { heard });
+        let leased = self.authority == Authority::Active || !self.rules.hold(Rule::SayWithoutLease);
+        self.send(conn, MasterMessage::Attached { heard, leased });
         self.bring_up_to_date(session.id);
         if let Some(change) = self.collecting(group) {
             let epoch = self.epoch_of(group);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Master, MasterEvent};
+use super::{Authority, Master, MasterEvent};
 use crate::ids::{PeerGroup, SessionId, Time};
 use crate::message::{MasterMessage, Vote, VoteKind};
 use crate::record::{GroupRecord, Removal};
@@ -117,9 +117,9 @@ impl Master {
     }
 
     /// Once all have it, the store is told. An epoch change that is under way sees to it itself.
-    fn try_commit_sync(&mut self, group: PeerGroup) {
+    pub(super) fn try_commit_sync(&mut self, group: PeerGroup) {
         let Some(sync) = self.groups.get(&group).and_then(|g| g.sync.as_ref()) else { return };
-        if sync.missing.is_empty() && self.is_idle(group) {
+        if sync.missing.is_empty() && self.is_idle(group) && self.authority == Authority::Active {
             let record = self.stored(group).having_agreed(Some(sync.election.agreed));
             self.write(group, record);
         }

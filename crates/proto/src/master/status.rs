@@ -12,9 +12,13 @@ impl Master {
         Status {
             run: format!("{:032x}", self.record.run.0),
             term: self.record.term.0,
-            role: if self.authority == Authority::Active { Role::Active } else { Role::Standby },
+            role: match self.authority {
+                Authority::Active => Role::Active,
+                Authority::Unleased => Role::Unleased,
+                Authority::Standby => Role::Standby,
+            },
             active: self.record.lease.addr,
-            store_trouble: None,
+            store_trouble: self.leadership.trouble(now),
             groups: groups.collect(),
         }
     }

@@ -1,10 +1,11 @@
 //! The connection to the master: dial, register or attach, hear, be heard.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{EndReason, Peer, PeerEvent, Phase};
 use crate::execute::{Kernels, OpMemory};
-use crate::ids::{ConnId, Term, Time};
+use crate::ids::{ConnId, Time};
 use crate::machine::{Action, Closed};
 use crate::message::{
     FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind, VoteOutcome,
@@ -35,6 +36,8 @@ pub(super) struct Control {
     stream: ControlStream,
     /// Index of the master being tried.
     master: usize,
+    /// The address that was dialed last.
+    addr: Option<SocketAddr>,
     failures: u32,
     /// By any path.
     heard: Time,
@@ -42,6 +45,10 @@ pub(super) struct Control {
     heard_here: Time,
     /// Since when no master has answered.
     lost_since: Option<Time>,
+    /// The master that we are attached to decides nothing, since then.
+    unleased: Option<Time>,
+    /// Where the active master is, as another one has said.
+    hint: Option<SocketAddr>,
     /// Why no master could be reached, as it was said last.
     trouble: String,
     sequence: u64,
@@ -54,10 +61,13 @@ impl Control {
             conn: None,
             stream: ControlStream::new(MAX_CONTROL_BYTES),
             master: 0,
+            addr: None,
             failures: 0,
             heard: now,
             heard_here: now,
             lost_since: Some(now),
+            unleased: None,
+            hint: None,
             trouble: String::new(),
             sequence: 0,
         }
@@ -93,9 +103,11 @@ impl Control {
 
 impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn dial_master(&mut self, now: Time) {
-        let Some(addr) = self.config.masters.get(self.control.master).copied() else {
+        let listed = self.config.masters.get(self.control.master).copied();
+        let Some(addr) = self.control.hint.take().or(listed) else {
             return;
         };
+        self.control.addr = Some(addr);
         let conn = self.new_conn();
         self.control.conn = Some(conn);
         self.control.state = State::Dialing;
@@ -205,6 +217,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             why.clone_into(&mut self.control.trouble);
             self.events.push_back(PeerEvent::MasterAway { why: why.into() });
         }
+        self.control.unleased = None;
         self.control.failures += 1;
         if !at_once {
             self.control.master = (self.control.master + 1) % self.config.masters.len().max(1);
@@ -246,9 +259,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     fn beat(&mut self, now: Time) {
         let Some(session) = self.session else { return };
-        let Some(to) = self.config.masters.get(self.control.master).copied() else {
-            return;
-        };
+        let Some(to) = self.control.addr else { return };
         self.control.sequence += 1;
         let beat = Heartbeat {
             magic: Heartbeat::MAGIC,
@@ -271,6 +282,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let patience = self.settings.heartbeat_timeout().max(Duration::from_millis(500));
         if connected && silent > patience {
             self.away(now, false, &format!("nothing was heard from it for {} ms", silent.as_millis()));
+        }
+        // Another one may decide by now. What we are told here we are told again whenever we come back.
+        if let Some(since) = self.control.unleased
+            && self.config.masters.len() > 1
+            && now.since(since) > 2 * patience
+        {
+            return self.away(now, false, "it has no valid lease, and another one may have");
         }
         // Pings go unanswered although datagrams come: the connection is dead at one end.
         let silent_here = now.since(self.control.heard_here);
@@ -331,7 +349,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.settings = settings;
                 self.phase = Phase::Registered;
                 self.events.push_back(PeerEvent::Registered { session: session.id, members });
-                self.attached(now, term, 0);
+                self.attached(now, 0);
+                self.mandate(now, true);
             }
             MasterMessage::Refused { why: Refusal::UnknownSession } if self.view.is_none() => {
                 // Registered with a master that has forgotten us, never accepted: begin again.
@@ -340,8 +359,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.away(now, true, "the master was restarted");
             }
             MasterMessage::Refused { why } => self.end(EndReason::Refused(why)),
-            MasterMessage::Attached { heard } => self.attached(now, term, heard),
-            MasterMessage::NotActive { .. } => self.away(now, false, "it is not the active one"),
+            MasterMessage::Attached { heard, leased } => {
+                self.attached(now, heard);
+                self.mandate(now, leased);
+            }
+            MasterMessage::Mandate { valid } => self.mandate(now, valid),
+            MasterMessage::NotActive { active } => self.not_active(now, active),
             MasterMessage::Expelled { .. } if self.view.is_none() => {
                 self.config.ended = self.session.take().or(self.config.ended);
                 self.phase = Phase::Connecting;
@@ -371,23 +394,17 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             MasterMessage::Agreed(agreed) => self.agreed(agreed),
             MasterMessage::Goodbye => self.end(EndReason::Left),
             MasterMessage::Ping => self.tell_master(&ToMaster::Pong),
-            MasterMessage::Pong
-            | MasterMessage::Status(_)
-            | MasterMessage::Mandate { .. }
-            | MasterMessage::Commanded { .. } => {}
+            MasterMessage::Pong | MasterMessage::Status(_) | MasterMessage::Commanded { .. } => {}
         }
     }
 
-    fn attached(&mut self, now: Time, term: Term, heard: u64) {
+    fn attached(&mut self, now: Time, heard: u64) {
         self.control.state = State::Attached;
         self.control.failures = 0;
         if self.is_settling() {
             // Only with the rule broken: as if nothing had been said.
             self.settling = None;
             self.phase = Phase::Member;
-        }
-        if self.control.lost_since.take().is_some() {
-            self.events.push_back(PeerEvent::Attached { term });
         }
         self.heard_to = heard;
         for entry in &mut self.heard {
@@ -405,6 +422,40 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.tell_master(&ToMaster::Leave);
         }
         self.thaw(now);
+    }
+
+    /// Whether the master decides anything. One that does not is none to wait for, but it may still say *committed*.
+    fn mandate(&mut self, now: Time, valid: bool) {
+        if !self.control.is_attached() {
+            return;
+        }
+        if valid {
+            self.control.unleased = None;
+            if self.control.lost_since.take().is_some() {
+                self.events.push_back(PeerEvent::Attached { term: self.term });
+            }
+            return;
+        }
+        self.control.unleased = Some(now);
+        if self.control.lost_since.is_none() {
+            self.control.lost_since = Some(now);
+            let why =
+                "it has no valid lease (its store does not answer, or another master is to lead)".into();
+            self.events.push_back(PeerEvent::MasterAway { why });
+        }
+    }
+
+    /// The master knows that it is not the one, and perhaps which is.
+    fn not_active(&mut self, now: Time, active: Option<SocketAddr>) {
+        let listed = active.and_then(|addr| self.config.masters.iter().position(|m| *m == addr));
+        // Two that name each other are not asked in a circle without pause.
+        let at_once = active.is_some() && active != self.control.addr && self.control.failures == 0;
+        self.away(now, at_once, "it is not the active one");
+        match (listed, active) {
+            (Some(index), _) => self.control.master = index,
+            (None, Some(addr)) if Some(addr) != self.control.addr => self.control.hint = Some(addr),
+            _ => {}
+        }
     }
 
     fn unsaid(&self) -> Vec<ToMaster> {
