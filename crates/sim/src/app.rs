@@ -286,7 +286,7 @@ impl World {
         if leaves && self.chance(60) {
             return;
         }
-        if self.chance(85) {
+        if self.plan.told || self.chance(85) {
             self.stats.fault("reconnect");
             self.start_peer(slot, session);
         } else if self.chance(50) {

@@ -210,7 +210,7 @@ impl World {
 
     /// Whether anything was done to this run that may end or repeat an op.
     fn is_disturbed(&self) -> bool {
-        !self.stats.faults.is_empty() || self.kill.is_some() || self.plan.mismatches
+        !self.stats.faults.is_empty() || self.plan.told || self.kill.is_some() || self.plan.mismatches
     }
 
     /// All who succeed do so in one epoch with one result, and nobody fails.
@@ -316,6 +316,9 @@ impl World {
     /// Every tenth of a second: is somebody in charge, is everybody there, is it over?
     pub(crate) fn watch(&mut self) {
         self.supervise();
+        if self.healed.is_none() && self.plan.told && self.now > 120_000_000 {
+            self.check.fail("the story does not go on: what it waits for does not come".into());
+        }
         let groups: Vec<PeerGroup> = self.check.groups.keys().copied().collect();
         for group in &groups {
             self.warm_up(*group);

@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Light(Host),
     /// Masters may begin again.
     Masters,
+    /// A script goes on.
+    Follow,
     Heal,
 }
 
@@ -38,14 +40,24 @@ pub(crate) struct Cut {
     these: BTreeSet<Host>,
     /// Only what these send is lost.
     one_way: bool,
+    /// If set, the only one that they do not hear.
+    only: Option<Host>,
 }
 
 impl Cut {
     pub(crate) fn new(id: u64, these: BTreeSet<Host>, one_way: bool) -> Self {
-        Self { id, these, one_way }
+        Self { id, these, one_way, only: None }
+    }
+
+    /// Two hosts do not hear each other.
+    pub(crate) fn between(a: Host, b: Host) -> Self {
+        Self { id: 0, these: BTreeSet::from([a]), one_way: false, only: Some(b) }
     }
 
     pub(crate) fn cuts(&self, from: Host, to: Host) -> bool {
+        if self.only.is_some_and(|b| b != from && b != to) {
+            return false;
+        }
         match (self.these.contains(&from), self.these.contains(&to)) {
             (true, false) => true,
             (false, true) => !self.one_way,
@@ -56,6 +68,9 @@ impl Cut {
 
 impl World {
     pub(crate) fn plan_faults(&mut self) {
+        if self.plan.told {
+            return;
+        }
         if self.plan.faults_us == 0 {
             return self.after(500_000, Event::Fault(Fault::Heal));
         }
@@ -77,7 +92,7 @@ impl World {
             Fault::Newcomer(slot) => self.start_peer(slot, None),
             Fault::Master(host) => self.start_master(host),
             Fault::Any if self.healed.is_none() => self.any_fault(),
-            Fault::Any => {}
+            Fault::Any | Fault::Follow => {}
             Fault::GoOn(p) => self.go_on(p),
             Fault::EndCut(id) => {
                 self.cuts.retain(|c| c.id != id);
@@ -102,7 +117,7 @@ impl World {
         for p in 0..self.procs.len() {
             self.go_on(p);
         }
-        if let Some(p) = self.anybody(true) {
+        if let Some(p) = self.anybody(true).filter(|_| !self.plan.told) {
             // Those that were demoted lead again only if they are told to.
             self.command(p, Command::Promote);
         }
@@ -197,7 +212,7 @@ impl World {
         }
         say!(self, "{} crashes", self.procs[p].name);
         let host = self.procs[p].host;
-        let dark = self.healed.is_none() && self.kill.is_none() && self.chance(15);
+        let dark = self.healed.is_none() && self.kill.is_none() && !self.plan.told && self.chance(15);
         self.bury(p, dark);
         if dark {
             // The power of the whole host is gone.
@@ -356,6 +371,9 @@ impl World {
 
     /// Somebody sees to it that a master lives: whoever runs the service.
     pub(crate) fn supervise(&mut self) {
+        if self.plan.told && self.healed.is_none() {
+            return;
+        }
         let mut useful = false;
         let masters: Vec<ProcId> =
             self.living.iter().filter(|(h, _)| **h >= MASTER_HOST).map(|(_, p)| *p).collect();
@@ -376,7 +394,7 @@ impl World {
                 self.bury(p, false);
             }
         }
-        let wanted = self.healed.is_some() || self.chance(3);
+        let wanted = self.healed.is_some() || (!self.plan.told && self.chance(3));
         if !useful && wanted && (self.kill.is_none() || self.chance(20)) {
             let host = MASTER_HOST + self.random.below(u64::from(MASTER_HOSTS)) as u8;
             self.start_master(host);

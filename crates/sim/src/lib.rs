@@ -14,6 +14,7 @@ mod net;
 mod plan;
 mod reference;
 mod runs;
+mod scenario;
 mod stats;
 mod store;
 mod trace;
@@ -21,4 +22,5 @@ mod world;
 
 pub use hostile::hostile;
 pub use runs::{Outcome, every_end, missed, one_end, run_seed};
+pub use scenario::{Story, Unclear};
 pub use stats::Stats;

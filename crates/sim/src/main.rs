@@ -1,6 +1,7 @@
 //! `pccl-sim [SEED] [--runs N]`: one run told in full, or many counted.
 //!
 //! `--ends [STRIDE]`: every process of a small run ends at every step (or every STRIDEth).
+//! `--story FILE`: what a script in `crates/sim/scenarios` tells.
 //! `--prove`: every rule of the protocol is missed when it is switched off.
 //! `--hostile N`: N runs over a network that spoils bytes, in which nobody may panic.
 //! `--hostile-seed SEED`: one of these, told in full.
@@ -11,13 +12,13 @@
 use std::process::ExitCode;
 
 use pccl_proto::rules::Rule;
-use pccl_sim::{Outcome, Stats, every_end, hostile, missed, one_end, run_seed};
+use pccl_sim::{Outcome, Stats, Story, every_end, hostile, missed, one_end, run_seed};
 
 /// A missing rule must show within so many.
 const MOST_SCHEDULES: u64 = 20_000;
 
 const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove | \
-     --hostile N | --hostile-seed SEED";
+     --hostile N | --hostile-seed SEED | --story FILE";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ["--ends", stride] => stride.parse().ok().map(ends),
         ["--end", peers, recovery, process, step] => one(peers, recovery, process, step),
         ["--prove"] => Some(prove()),
+        ["--story", file] => Some(story(file)),
         ["--hostile", runs] => runs.parse().ok().map(|n| many(1, n, hostile, "--hostile-seed ")),
         ["--hostile-seed", seed] => seed.parse().ok().map(|n| tell(&format!("seed {n}"), &hostile(n, true))),
         ["--runs", runs] => runs.parse().ok().map(|n| many(1, n, run_seed, "")),
@@ -46,6 +48,20 @@ fn main() -> ExitCode {
 fn one(peers: &str, recovery: &str, process: &str, step: &str) -> Option<ExitCode> {
     let (peers, process, step) = (peers.parse().ok()?, process.parse().ok()?, step.parse().ok()?);
     Some(tell("this run", &one_end(peers, recovery == "inside", process, step)))
+}
+
+fn story(file: &str) -> ExitCode {
+    let told = std::fs::read_to_string(file).map_err(|e| e.to_string());
+    match told.and_then(|text| Story::parse(&text).map_err(|e| e.to_string())) {
+        Ok(story) => {
+            print!("{}", story.tell());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("failed to read the story {file}: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn tell(name: &str, outcome: &Outcome) -> ExitCode {

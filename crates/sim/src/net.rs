@@ -296,7 +296,7 @@ impl World {
             (_, true) => Speech::ToMaster,
             _ => Speech::BetweenPeers,
         };
-        let said = self.socks[s].reader.read(bytes, speech);
+        let said = self.socks[s].reader.read(bytes, speech, self.trace.brief);
         let there = self.socks[s].other.map(|o| self.procs[self.socks[o].proc].name.clone());
         let lost = if self.socks[s].dead { " (lost)" } else { "" };
         for text in said {

@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) locks: bool,
     /// Faults of a hundred that leave the peers without a master, about as long as they wait for one.
     pub(crate) absences: u64,
+    /// A story: nothing happens that its script does not say.
+    pub(crate) told: bool,
     /// The rule that is not in force.
     pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
@@ -125,6 +127,7 @@ impl Plan {
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
             rivals: chance(r, 40),
             absences: pick(r, &[0, 0, 2]),
+            told: false,
             broken: None,
             simple: false,
             spoiled_per_mille: 0,

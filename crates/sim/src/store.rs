@@ -13,6 +13,10 @@ pub(crate) struct Store {
     pub(crate) epochs: BTreeMap<(PeerGroup, Epoch), Vec<SessionId>>,
     /// While set, requests are not answered in time.
     pub(crate) troubled: bool,
+    /// While set, no request takes effect, and none is answered in time.
+    pub(crate) silent: bool,
+    /// While set, requests are answered as if nobody knew, and take effect this much later, microseconds.
+    pub(crate) late_us: Option<u64>,
 }
 
 /// An epoch that a write has begun.

@@ -16,6 +16,7 @@ use crate::faults::{Cut, Fault};
 use crate::memory::{Arithmetic, Memory};
 use crate::net::{SockId, Socket};
 use crate::plan::Plan;
+use crate::scenario::Script;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::trace::Trace;
@@ -121,6 +122,7 @@ pub(crate) struct World {
     pub(crate) check: Check,
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
+    pub(crate) script: Option<Script>,
     pub(crate) over: bool,
 }
 
@@ -167,6 +169,7 @@ impl World {
             check: Check::new(plan.groups),
             stats: Stats::default(),
             trace,
+            script: None,
             over: false,
             plan,
         };
@@ -207,6 +210,7 @@ impl World {
             let Some(((time, _), event)) = self.queue.pop_first() else { break };
             self.now = self.now.max(time);
             self.happen(event);
+            self.follow();
             if self.stats.events > MOST_EVENTS || self.steps > 10 * MOST_EVENTS {
                 self.check.fail("a livelock: too many events".into());
             }
@@ -428,6 +432,13 @@ impl World {
     fn request(&mut self, p: ProcId, request: StoreRequest) {
         let delay = 50 + self.random.below(self.plan.store_us + 1);
         let request = Box::new(request);
+        if self.store.silent || self.store.late_us.is_some() {
+            let reply = Box::new(StoreReply::Unknown { id: request.id(), why: "timed out".into() });
+            if let Some(late) = self.store.late_us {
+                self.after(late, Event::Ask { from: p, request, late: true });
+            }
+            return self.after(50_000, Event::Answer { to: p, reply });
+        }
         if !self.store.troubled || self.chance(30) {
             return self.after(delay, Event::Ask { from: p, request, late: false });
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{EndReason, Peer, PeerEvent, Phase};
 use crate::execute::{Kernels, OpMemory};
-use crate::ids::{ConnId, Time};
+use crate::ids::{ConnId, Term, Time};
 use crate::machine::{Action, Closed};
 use crate::message::{
     FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind, VoteOutcome,
@@ -350,7 +350,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.phase = Phase::Registered;
                 self.events.push_back(PeerEvent::Registered { session: session.id, members });
                 self.attached(now, 0);
-                self.mandate(now, true);
+                self.mandate(now, term, true);
             }
             MasterMessage::Refused { why: Refusal::UnknownSession } if self.view.is_none() => {
                 // Registered with a master that has forgotten us, never accepted: begin again.
@@ -361,9 +361,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             MasterMessage::Refused { why } => self.end(EndReason::Refused(why)),
             MasterMessage::Attached { heard, leased } => {
                 self.attached(now, heard);
-                self.mandate(now, leased);
+                self.mandate(now, term, leased);
             }
-            MasterMessage::Mandate { valid } => self.mandate(now, valid),
+            MasterMessage::Mandate { valid } => self.mandate(now, term, valid),
             MasterMessage::NotActive { active } => self.not_active(now, active),
             MasterMessage::Expelled { .. } if self.view.is_none() => {
                 self.config.ended = self.session.take().or(self.config.ended);
@@ -425,14 +425,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// Whether the master decides anything. One that does not is none to wait for, but it may still say *committed*.
-    fn mandate(&mut self, now: Time, valid: bool) {
+    fn mandate(&mut self, now: Time, term: Term, valid: bool) {
         if !self.control.is_attached() {
             return;
         }
         if valid {
             self.control.unleased = None;
             if self.control.lost_since.take().is_some() {
-                self.events.push_back(PeerEvent::Attached { term: self.term });
+                self.events.push_back(PeerEvent::Attached { term });
             }
             return;
         }
