@@ -3,6 +3,7 @@
 # CHAIN_<number>_RPC     URL of a node of that chain
 # ETH_KEYSTORE           the deployer's key store, a file (docs/besu.md); never a bare key
 # ETH_PASSWORD           file with its password
+# ETH_FROM               the deployer's address; verify.sh needs no key then
 #
 # Contracts go through the deterministic deployment proxy: the address follows from code, owner and salt, so that a
 # second attempt finds what the first one did.
@@ -16,8 +17,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 variable="CHAIN_${chain_id}_RPC"
 rpc=${!variable:-}
 [ -n "$rpc" ] || fail "set $variable to the URL of a node of chain $chain_id"
-[ -f "${ETH_KEYSTORE:-}" ] || fail "set ETH_KEYSTORE to the deployer's key store: cast wallet new FOLDER"
-[ -f "${ETH_PASSWORD:-}" ] || fail "set ETH_PASSWORD to a file with the password of $ETH_KEYSTORE"
+need_key() {
+    [ -f "${ETH_KEYSTORE:-}" ] || fail "set ETH_KEYSTORE to the deployer's key store: cast wallet new FOLDER"
+    [ -f "${ETH_PASSWORD:-}" ] || fail "set ETH_PASSWORD to a file with the password of $ETH_KEYSTORE"
+}
+if [ -z "${ETH_FROM:-}" ]; then
+    # cast takes an empty address for a wrong one.
+    unset ETH_FROM
+    need_key
+fi
 for tool in cast solcjs jq; do
     command -v "$tool" >/dev/null || fail "\`$tool\` is not on the PATH: npm install @foundry-rs/cast solc; apt install jq"
 done
@@ -43,7 +51,11 @@ compiled=$(jq -n --rawfile source "$here/src/$contract.sol" --arg name "$contrac
 problems=$(jq -r '.errors[]? | select(.severity == "error") | .formattedMessage' <<<"$compiled")
 [ -z "$problems" ] || fail "$contract does not compile: $problems"
 field() { jq -re --arg name "$contract" ".contracts[\$name][\$name].evm.$1.object" <<<"$compiled"; }
-owner=$(cast wallet address --keystore "$ETH_KEYSTORE" --password-file "$ETH_PASSWORD")
+if [ -n "${ETH_FROM:-}" ]; then
+    owner=$(cast to-check-sum-address "$ETH_FROM")
+else
+    owner=$(cast wallet address --keystore "$ETH_KEYSTORE" --password-file "$ETH_PASSWORD")
+fi
 init_code=0x$(field bytecode)$(cast abi-encode 'f(address)' "$owner" | cut -c3-)
 runtime=0x$(field deployedBytecode)
 # Everything of the output but the address is decoration.

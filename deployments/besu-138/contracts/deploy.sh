@@ -6,6 +6,7 @@ if there; then
     exit 0
 fi
 [ "$(cast code "$proxy")" != 0x ] || fail "chain $chain_id has no deployment proxy at $proxy"
+need_key
 # Gas is free on chain 138, and the deployer has no money there.
 fees=()
 if [ "$chain_id" = 138 ]; then fees=(--legacy --gas-price 0); fi
