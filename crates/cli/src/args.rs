@@ -8,6 +8,7 @@ use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
 use crate::checkpoint::CheckpointArgs;
+use crate::deploy::DeployArgs;
 use crate::doctor::DoctorArgs;
 use crate::exit;
 use crate::master::MasterArgs;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Average(AverageArgs),
     /// A QBFT network of Besu nodes: keys, genesis, configuration, Kubernetes manifests
     Besu(BesuArgs),
+    /// A deployment as parallel as its dependencies and the clouds' limits allow
+    Deploy(DeployArgs),
     /// Who is in the run, and who waits for whom
     Status(StatusArgs),
     /// Kept states of the model: list, verify, restore

@@ -24,12 +24,16 @@ pub(crate) enum Exit {
     Collective = 7,
     /// The operating system refused something.
     System = 8,
+    /// A part of a deployment is done, and a part failed or was skipped.
+    Partial = 9,
+    /// Somebody else runs this deployment.
+    Locked = 10,
     /// Ctrl-C or SIGTERM.
     Interrupted = 130,
 }
 
 impl Exit {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Success, "all is well"),
         (
             Self::Failed,
@@ -42,6 +46,8 @@ impl Exit {
         (Self::Input, "an input file cannot be used"),
         (Self::Collective, "a collective failed, or this peer's membership ended"),
         (Self::System, "the operating system refused something"),
+        (Self::Partial, "a part of a deployment is done, a part failed or was skipped"),
+        (Self::Locked, "somebody else runs this deployment"),
         (Self::Interrupted, "Ctrl-C or SIGTERM"),
     ];
 

@@ -10,6 +10,7 @@ mod average;
 mod bench;
 mod besu;
 mod checkpoint;
+mod deploy;
 mod doctor;
 mod error;
 mod exit;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Average(args) => average::run(args),
         Command::Besu(args) => besu::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Deploy(args) => deploy::run(args),
         Command::Status(args) => status::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     };

@@ -177,7 +177,7 @@ impl TaskHistory {
     /// Attempts that count in `retry.attempts`.
     pub fn counted_attempts(&self) -> u32 {
         let counts = |attempt: &&AttemptHistory| match &attempt.outcome {
-            Some(Outcome::Failed(Cause::Stopped)) | None => false,
+            Some(Outcome::Failed(Cause::Stopped | Cause::Unknown)) | None => false,
             Some(Outcome::Failed(cause)) => !cause.is_congestion(),
             Some(Outcome::Success) => true,
         };

@@ -8,13 +8,16 @@
 //! | [`file`] | what the operator wrote, checked, with the place of every mistake |
 //! | [`template`] | what `{{ … }}` stands for in one task |
 //! | [`plan`] | which tasks there are, and what each depends on |
+//! | [`classify`] | why a tool failed, from what it printed |
 //! | [`clouds`] | how clouds count calls and refuse them |
 //! | [`predict`] | what a run will take, by running it in virtual time |
 //! | [`schedule`] | which task starts when, and why another does not |
 //! | [`journal`] | what is written down, and what a later run learns from it |
+//! | [`report`] | the picture of a run |
 
 #![forbid(unsafe_code)]
 
+pub mod classify;
 pub mod clouds;
 pub mod compare;
 pub mod error;
@@ -23,6 +26,7 @@ pub mod journal;
 pub mod plan;
 pub mod predict;
 pub mod random;
+pub mod report;
 pub mod schedule;
 pub mod template;
 mod yaml;

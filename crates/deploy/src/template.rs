@@ -11,7 +11,6 @@ use crate::file::{Action, Deployment, Generated, Item, List, TARGETS, Target};
 
 /// Why a template cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct TemplateError {
     /// Where in what was rendered: keys and indexes with dots between; empty for a single text.
     pub path: String,

@@ -1,5 +1,7 @@
 //! Plans: who waits for whom, waves, selections, bounds, and how fast they are made.
 
+#![expect(clippy::format_push_string, reason = "a test may allocate")]
+
 use std::time::{Duration, Instant};
 
 use super::*;

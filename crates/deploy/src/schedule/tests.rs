@@ -1,5 +1,7 @@
 //! Rules that hold in every schedule, and the stories of single decisions.
 
+#![expect(clippy::format_push_string, reason = "a test may allocate")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,0 +1,281 @@
+//! `pccl deploy`: a deployment as parallel as its dependencies and the clouds' limits allow.
+//!
+//! What is decided is decided in `pccl-deploy`; here are the processes ([`runners`], [`process`], [`attempt`]), the
+//! journal in SQLite ([`store`]), the loop between them ([`engine`]), sessions ([`session`]) and displays.
+
+mod attempt;
+mod clock;
+mod display;
+mod engine;
+mod failure;
+mod forecast;
+mod process;
+mod runners;
+mod session;
+mod setup;
+mod status;
+mod store;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::output::print;
+use engine::Summary;
+use session::{Again, Manner};
+use setup::{Choices, Source};
+
+/// What `init` writes.
+const EXAMPLE: &str = include_str!("example.yaml");
+
+/// Options of `pccl deploy`.
+#[derive(Args, Debug)]
+#[command(after_help = exit::help(&[
+    ("a file to start from, and whether it is sound", "pccl deploy init && pccl deploy validate"),
+    ("what would happen, in every mode", "pccl deploy plan"),
+    ("do it", "pccl deploy run"),
+    ("go on after the engine was killed; try again what failed", "pccl deploy resume; pccl deploy retry"),
+]))]
+pub(crate) struct DeployArgs {
+    #[command(subcommand)]
+    command: Deploy,
+}
+
+#[derive(Subcommand, Debug)]
+enum Deploy {
+    /// Write a deployment file to start from
+    Init(FileArgs),
+    /// Read the file, render every template, and say what is wrong
+    Validate(FileArgs),
+    /// Print the JSON schema of the file, for editors
+    Schema,
+    /// Tasks, waves, and for every mode: time, lower bound, critical path, API use, risk
+    Plan(PlanArgs),
+    /// Run the deployment
+    Run(RunArgs),
+    /// Go on with a run that was stopped or killed
+    Resume(AgainArgs),
+    /// Run again what failed, and what waits for it
+    Retry(AgainArgs),
+    /// How far a run is, and what failed
+    Status(StatusArgs),
+    /// The whole deployment against simulated clouds, in virtual time
+    Rehearse(RehearseArgs),
+    /// One HTML page, or a trace for Perfetto
+    Report(ReportArgs),
+}
+
+#[derive(Args, Debug)]
+struct FileArgs {
+    /// The deployment file
+    #[arg(value_name = "FILE", default_value = "deploy.yaml")]
+    file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct PlanArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    choices: Choices,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Rehearsals for each mode
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Folder of the journal, whose times win over the file's
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    choices: Choices,
+    #[command(flatten)]
+    manner: MannerArgs,
+    /// Show what would run, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+struct AgainArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Number of the run; default: the newest
+    #[arg(long, value_name = "N")]
+    run: Option<i64>,
+    /// For retry: only these phases, targets or tasks
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    #[command(flatten)]
+    manner: MannerArgs,
+}
+
+#[derive(Args, Debug)]
+struct MannerArgs {
+    /// Folder of the journal and the outputs; default: .pccl-deploy beside the file
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// `off` trusts the operating system to write the journal: faster, and a power failure may cost the last seconds
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"])]
+    journal_sync: String,
+    /// The journal's records as JSON, one a line
+    #[arg(long)]
+    json: bool,
+    /// Only the end
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Args, Debug)]
+struct StatusArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Number of the run; default: the newest
+    #[arg(long, value_name = "N")]
+    run: Option<i64>,
+    /// Folder of the journal
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct RehearseArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    choices: Choices,
+    /// The same seed gives the same run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Part of all attempts that fail, from 0 to 1
+    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    failing: f64,
+    /// Write the picture of the rehearsal to this file
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct ReportArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Number of the run; default: the newest
+    #[arg(long, value_name = "N")]
+    run: Option<i64>,
+    /// Folder of the journal
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Where the page goes
+    #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
+    output: PathBuf,
+    /// Write a trace for Perfetto or chrome://tracing too
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
+}
+
+impl MannerArgs {
+    fn manner(&self) -> Manner {
+        let Self { state, journal_sync, json, quiet } = self;
+        Manner { state: state.clone(), durable: journal_sync == "on", json: *json, quiet: *quiet }
+    }
+}
+
+/// Runs a command of `pccl deploy`.
+pub(crate) fn run(args: &DeployArgs) -> Result<Exit, CliError> {
+    match &args.command {
+        Deploy::Init(args) => init(&args.file),
+        Deploy::Validate(args) => validate(&args.file),
+        Deploy::Schema => {
+            print(&[format!("{:#}", pccl_deploy::file::schema())]);
+            Ok(Exit::Success)
+        }
+        Deploy::Plan(args) => forecast::plan(args),
+        Deploy::Run(args) if args.dry_run => {
+            let plan = args.choices.plan(Source::read(&args.file.file)?.deployment()?)?;
+            print(&forecast::tasks(&plan));
+            Ok(Exit::Success)
+        }
+        Deploy::Run(args) => {
+            let source = Source::read(&args.file.file)?;
+            let manner = args.manner.manner();
+            let (summary, run) = session::begin(&source, &args.choices, &manner)?;
+            Ok(conclude(&summary, run, &manner))
+        }
+        Deploy::Resume(args) => again(args, &Again::Resume),
+        Deploy::Retry(args) => again(args, &Again::Retry),
+        Deploy::Status(args) => status::status(args),
+        Deploy::Rehearse(args) => forecast::rehearse(args),
+        Deploy::Report(args) => status::report(args),
+    }
+}
+
+fn again(args: &AgainArgs, again: &Again) -> Result<Exit, CliError> {
+    let source = Source::read(&args.file.file)?;
+    let manner = args.manner.manner();
+    let (summary, run) = session::go_on(&source, args.run, &args.only, again, &manner)?;
+    Ok(conclude(&summary, run, &manner))
+}
+
+/// Says how it ended.
+fn conclude(summary: &Summary, run: i64, manner: &Manner) -> Exit {
+    let counts = summary.counts;
+    let bad = counts.failed + counts.skipped;
+    if !manner.json {
+        let took = display::time(summary.took);
+        let line = format!(
+            "run {run}: {} done, {} failed, {} skipped in {took}",
+            counts.done, counts.failed, counts.skipped
+        );
+        print(&[line]);
+        if summary.stopped {
+            print(&["go on with it: pccl deploy resume"]);
+        } else if bad > 0 {
+            print(&["what failed and why: pccl deploy status; once more: pccl deploy retry"]);
+        }
+    }
+    match (summary.stopped, bad, counts.done) {
+        (true, ..) => Exit::Interrupted,
+        (false, 0, _) => Exit::Success,
+        (false, _, 0) => Exit::Failed,
+        (false, ..) => Exit::Partial,
+    }
+}
+
+fn init(path: &Path) -> Result<Exit, CliError> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(EXAMPLE.as_bytes()));
+    written.map_err(|e| {
+        CliError::new(Exit::Input, format!("failed to write {}: {e}", path.display()))
+            .hint("an existing file is never overwritten; give another name")
+    })?;
+    print(&[format!("{} is there: `pccl deploy plan {0}`, then `pccl deploy run {0}`", path.display())]);
+    Ok(Exit::Success)
+}
+
+fn validate(path: &Path) -> Result<Exit, CliError> {
+    let plan = Choices::default().plan(Source::read(path)?.deployment()?)?;
+    let deployment = &plan.deployment;
+    print(&[format!(
+        "{}: {} targets, {} phases, {} tasks, {} waves, {} scopes: sound",
+        path.display(),
+        deployment.targets.len(),
+        deployment.phases.len(),
+        plan.tasks.len(),
+        plan.waves.len(),
+        plan.scopes.len()
+    )]);
+    Ok(Exit::Success)
+}

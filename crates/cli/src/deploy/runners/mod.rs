@@ -1,0 +1,204 @@
+//! Runners: what an action means as processes.
+
+mod http;
+mod kubectl;
+pub(super) mod terraform;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pccl_deploy::classify::classify;
+use pccl_deploy::file::{Action, CommandAction, EnvValue, HelmAction, PcclAction, Time};
+use pccl_deploy::schedule::Cause;
+
+use super::process::{self, Control, Finished, Program, SpawnError};
+
+/// What all attempts of a run share.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// Folder of the deployment file: paths are relative to it.
+    pub(super) base: PathBuf,
+    /// Values of the secrets that the file names.
+    pub(super) secrets: BTreeMap<String, String>,
+    /// Folders where `terraform init` has run in this session.
+    pub(super) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
+}
+
+/// Where one attempt runs.
+pub(super) struct Context<'a> {
+    pub(super) site: &'a Site,
+    pub(super) control: &'a Control,
+    /// File that its output goes to.
+    pub(super) log: &'a Path,
+    /// Value of the mark in the environment of its processes.
+    pub(super) mark: &'a str,
+    /// Longest time of one attempt.
+    pub(super) timeout: Duration,
+    /// What Terraform may do at once.
+    pub(super) parallelism: Option<u32>,
+    /// Told about every process that starts.
+    pub(super) started: &'a dyn Fn(u32),
+    /// Told when the API throttles.
+    pub(super) throttled: &'a dyn Fn(Option<Duration>),
+}
+
+/// Runs an action whose templates have been rendered.
+pub(super) fn run(action: &Action, context: &Context<'_>) -> Result<(), Cause> {
+    match action {
+        Action::Command(action) => command(action, context),
+        Action::Pccl(action) => pccl(action, context),
+        Action::Helm(action) => context.execute(&helm(action, context)?).map(drop),
+        Action::Kubectl(action) => kubectl::run(action, context),
+        Action::Http(action) => {
+            repeat(action.within, action.every, context, || http::request(action, context))
+        }
+        Action::Prometheus(action) => {
+            repeat(action.within, action.every, context, || http::query(action, context))
+        }
+        Action::Terraform(action) => terraform::run_one(action, context),
+    }
+}
+
+impl Context<'_> {
+    /// Runs a program to its end; anything but success is a cause.
+    pub(super) fn execute(&self, program: &Program) -> Result<Finished, Cause> {
+        let running = process::start(program, self.mark, self.log, self.control).map_err(cause)?;
+        (self.started)(running.pid());
+        let finished = running
+            .wait()
+            .map_err(|e| Cause::Server { what: format!("failed to wait for a process: {e}") })?;
+        self.judge(&finished)?;
+        Ok(finished)
+    }
+
+    /// Why a finished process did not succeed.
+    pub(super) fn judge(&self, finished: &Finished) -> Result<(), Cause> {
+        if finished.success() {
+            return Ok(());
+        }
+        self.interrupted()?;
+        Err(classify(&finished.tail(), &finished.how()))
+    }
+
+    /// Whether the engine has ended the attempt.
+    pub(super) fn interrupted(&self) -> Result<(), Cause> {
+        if self.control.is_timed_out() {
+            Err(Cause::TimedOut)
+        } else if self.control.is_stopped() {
+            Err(Cause::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A program with the environment of an action.
+    pub(super) fn program(
+        &self,
+        line: Vec<String>,
+        dir: Option<&String>,
+        env: &BTreeMap<String, EnvValue>,
+    ) -> Result<Program, Cause> {
+        let dir = dir.map_or_else(|| self.site.base.clone(), |dir| self.site.base.join(dir));
+        Ok(Program { line, dir, env: self.values(env)?, ..Program::default() })
+    }
+
+    /// Values of an environment or of headers.
+    pub(super) fn values(
+        &self,
+        values: &BTreeMap<String, EnvValue>,
+    ) -> Result<BTreeMap<String, String>, Cause> {
+        let value = |value: &EnvValue| match value {
+            EnvValue::Text(text) => Ok(text.clone()),
+            EnvValue::Secret { secret } => self.site.secrets.get(secret).cloned().ok_or_else(|| {
+                Cause::Impossible { what: format!("there is no value for the secret `{secret}`") }
+            }),
+        };
+        values.iter().map(|(name, v)| Ok((name.clone(), value(v)?))).collect()
+    }
+}
+
+fn cause(error: SpawnError) -> Cause {
+    match error {
+        SpawnError::NotFound(what) => Cause::Impossible { what },
+        SpawnError::System(what) => Cause::Server { what },
+    }
+}
+
+fn command(action: &CommandAction, context: &Context<'_>) -> Result<(), Cause> {
+    let mut line = action.run.clone();
+    // A path with a slash is relative to where the program runs, as in a shell.
+    if let Some(program) = line.first_mut().filter(|p| p.contains('/') && !p.starts_with('/')) {
+        let dir =
+            action.dir.as_ref().map_or_else(|| context.site.base.clone(), |d| context.site.base.join(d));
+        *program = dir.join(&*program).to_string_lossy().into_owned();
+    }
+    let program = context.program(line, action.dir.as_ref(), &action.env)?;
+    repeat(action.within, action.every, context, || context.execute(&program).map(drop))
+}
+
+fn pccl(action: &PcclAction, context: &Context<'_>) -> Result<(), Cause> {
+    let program = std::env::current_exe()
+        .map_err(|e| Cause::Impossible { what: format!("failed to find this program: {e}") })?;
+    let mut line = vec![program.to_string_lossy().into_owned()];
+    line.extend(action.args.iter().cloned());
+    let program = context.program(line, action.dir.as_ref(), &action.env)?;
+    repeat(action.within, action.every, context, || context.execute(&program).map(drop))
+}
+
+fn helm(action: &HelmAction, context: &Context<'_>) -> Result<Program, Cause> {
+    let mut line = vec!["helm".to_owned()];
+    let mut add = |words: &[&str]| line.extend(words.iter().map(|word| (*word).to_owned()));
+    if action.uninstall {
+        add(&["uninstall", &action.release, "--ignore-not-found", "--wait"]);
+    } else {
+        let chart = action.chart.as_deref().unwrap_or_default();
+        add(&["upgrade", "--install", &action.release, chart, "--wait", "--create-namespace"]);
+        add(&["--timeout", &format!("{}s", context.timeout.as_secs().max(1))]);
+    }
+    let options = [
+        ("--version", action.version.as_ref()),
+        ("--namespace", action.namespace.as_ref()),
+        ("--kube-context", action.context.as_ref()),
+        ("--kubeconfig", action.kubeconfig.as_ref()),
+    ];
+    for (option, value) in options {
+        if let Some(value) = value {
+            add(&[option, value]);
+        }
+    }
+    for file in &action.values {
+        add(&["--values", file]);
+    }
+    for (key, value) in &action.set {
+        add(&["--set-string", &format!("{key}={value}")]);
+    }
+    context.program(line, None, &action.env)
+}
+
+/// Runs something again until it succeeds, for so long.
+fn repeat(
+    within: Option<Time>,
+    every: Time,
+    context: &Context<'_>,
+    mut once: impl FnMut() -> Result<(), Cause>,
+) -> Result<(), Cause> {
+    let Some(within) = within else { return once() };
+    let until = Instant::now() + within.0;
+    loop {
+        let cause = match once() {
+            Ok(()) => return Ok(()),
+            Err(cause) => cause,
+        };
+        let final_word = matches!(cause, Cause::Impossible { .. } | Cause::Stopped | Cause::TimedOut);
+        if final_word || Instant::now() + every.0 >= until {
+            return Err(cause);
+        }
+        let wake = Instant::now() + every.0;
+        while Instant::now() < wake {
+            context.interrupted()?;
+            thread::sleep((wake - Instant::now()).min(Duration::from_millis(50)));
+        }
+    }
+}

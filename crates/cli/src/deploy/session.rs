@@ -1,0 +1,336 @@
+//! A session of a run: begin, go on after a crash, try again what failed.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use pccl_deploy::file::{Action, OnUnknown};
+use pccl_deploy::journal::{AttemptHistory, History, Record, Standing};
+use pccl_deploy::plan::{Plan, TaskId};
+use pccl_deploy::schedule::{Cause, Outcome, Prior, Scheduler, Skip};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::attempt::{self, Workshop};
+use super::clock::{Clock, now_ms};
+use super::display::Display;
+use super::engine::{Engine, Message, Summary};
+use super::failure::DeployError;
+use super::process;
+use super::runners::{Site, terraform};
+use super::setup::{self, Choices, Source};
+use super::store::{Store, StoredRun};
+
+/// Checks of tasks that were in flight run side by side, so many at a time.
+const CHECKS: usize = 16;
+
+/// How a session is shown and kept.
+#[derive(Clone, Debug)]
+pub(super) struct Manner {
+    pub(super) state: Option<PathBuf>,
+    pub(super) durable: bool,
+    pub(super) json: bool,
+    pub(super) quiet: bool,
+}
+
+/// Where the journal of a deployment lies.
+pub(super) fn folder(state: Option<&Path>, base: &Path, name: &str) -> PathBuf {
+    state.map_or_else(|| base.join(".pccl-deploy"), Path::to_owned).join(name)
+}
+
+/// `pccl deploy run`.
+pub(super) fn begin(
+    source: &Source,
+    choices: &Choices,
+    manner: &Manner,
+) -> Result<(Summary, i64), DeployError> {
+    let plan = choices.plan(source.deployment()?)?;
+    let secrets = setup::secrets(&plan)?;
+    let folder = folder(manner.state.as_deref(), &source.base(), &plan.deployment.name);
+    let mut store = Store::open(&folder, manner.durable)?;
+    let fence = store.lock(&operator(), now_ms())?;
+    let run = store.create(&source.path.display().to_string(), &source.text, choices, now_ms())?;
+    let session = Session { plan, secrets, base: source.base(), run, fence, history: History::default() };
+    session.go(store, Vec::new(), manner).map(|summary| (summary, run))
+}
+
+/// What `resume` and `retry` go on with.
+pub(super) enum Again {
+    /// What is not finished.
+    Resume,
+    /// And what failed.
+    Retry,
+}
+
+/// `pccl deploy resume` and `retry`.
+pub(super) fn go_on(
+    source: &Source,
+    run: Option<i64>,
+    only: &[String],
+    again: &Again,
+    manner: &Manner,
+) -> Result<(Summary, i64), DeployError> {
+    let name = source.deployment()?.name;
+    let folder = folder(manner.state.as_deref(), &source.base(), &name);
+    let mut store = Store::open(&folder, manner.durable)?;
+    let fence = store.lock(&operator(), now_ms())?;
+    let stored = store.load(run)?;
+    let Some(StoredRun { id, file, text, choices, mut history, .. }) = stored else {
+        return Err(DeployError::NoRun { folder: folder.display().to_string() });
+    };
+    // As it was when the run began: a file that has changed since is for the next run.
+    let stored = Source { path: PathBuf::from(file), text };
+    let plan = choices.plan(stored.deployment()?)?;
+    let secrets = setup::secrets(&plan)?;
+    let mut display = Display::new(manner.json, manner.quiet, &plan);
+    let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display)?;
+    if matches!(again, Again::Retry) {
+        first.iter().for_each(|record| history.apply(record));
+        let tasks = failed(&plan, &history, only);
+        first.push(Record::Retry { at_ms: now_ms(), tasks });
+        if let Some(record) = first.last() {
+            history.apply(record);
+        }
+    } else {
+        first.iter().for_each(|record| history.apply(record));
+    }
+    let session = Session { plan, secrets, base: stored.base(), run: id, fence, history };
+    session.go(store, first, manner).map(|summary| (summary, id))
+}
+
+/// Names of the tasks that failed for good, by target or name where `only` names some.
+fn failed(plan: &Plan, history: &History, only: &[String]) -> Vec<String> {
+    let wanted = |id: &TaskId| {
+        let name = plan.name(*id);
+        only.is_empty()
+            || only
+                .iter()
+                .any(|one| *one == name || one == plan.target_name(*id) || *one == plan.phase_of(*id).name)
+    };
+    let is_failed = |name: &String| {
+        history.tasks.get(name).is_some_and(|task| {
+            task.attempts.last().is_some_and(|last| matches!(last.outcome, Some(Outcome::Failed(_))))
+        })
+    };
+    plan.ids().filter(wanted).map(|id| plan.name(id)).filter(is_failed).collect()
+}
+
+struct Session {
+    plan: Plan,
+    secrets: BTreeMap<String, String>,
+    base: PathBuf,
+    run: i64,
+    fence: u64,
+    history: History,
+}
+
+impl Session {
+    fn go(self, store: Store, mut first: Vec<Record>, manner: &Manner) -> Result<Summary, DeployError> {
+        let Self { plan, secrets, base, run, fence, history } = self;
+        let logs = store.logs(run);
+        std::fs::create_dir_all(&logs).map_err(|e| DeployError::system("make", &logs, &e))?;
+        let clock = Clock::start();
+        let display = Display::new(manner.json, manner.quiet, &plan);
+        let options = Choices::options(&plan, now_ms());
+        let mode = options.mode;
+        let tools = tools(&plan);
+        let prior = prior(&plan, &history);
+        let scheduler = Scheduler::new(plan, options, &prior, clock.now());
+        let (sender, receiver) = channel();
+        let _signals = listen(sender.clone())?;
+        let site = Arc::new(Site { base, secrets, initialized: Mutex::default() });
+        // The beginning of a session closes what earlier ones skipped, so it stands first.
+        first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence, tools });
+        let engine = Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
+        engine.run(first).map(|(summary, _)| summary)
+    }
+}
+
+/// What the scheduler has to know about earlier sessions.
+fn prior(plan: &Plan, history: &History) -> BTreeMap<TaskId, Prior> {
+    let mut prior = BTreeMap::new();
+    for id in plan.ids().filter(|id| !plan.task(*id).left_out) {
+        let Some(task) = history.tasks.get(&plan.name(id)) else { continue };
+        let tried = || Prior::Tried { attempts: task.counted_attempts() };
+        match task.standing() {
+            Standing::Done => drop(prior.insert(id, Prior::Done)),
+            Standing::Failed(cause) => drop(prior.insert(id, Prior::Failed(cause.clone()))),
+            Standing::Tried | Standing::InFlight(_) => drop(prior.insert(id, tried())),
+            Standing::Skipped(_) if !task.attempts.is_empty() => {
+                match task.attempts.last().map(|a| &a.outcome) {
+                    Some(Some(Outcome::Success)) => drop(prior.insert(id, Prior::Done)),
+                    _ => drop(prior.insert(id, tried())),
+                }
+            }
+            Standing::New | Standing::Skipped(Skip::Upstream(_) | _) => {}
+        }
+    }
+    prior
+}
+
+/// Decides about every task that was in flight when the last session ended.
+fn reconcile(
+    plan: &Plan,
+    history: &History,
+    store: &Store,
+    run: i64,
+    base: &Path,
+    secrets: &BTreeMap<String, String>,
+    display: &mut Display,
+) -> Result<Vec<Record>, DeployError> {
+    wait_for_survivors(&format!("{run}/{}/", plan.deployment.name), display);
+    let flying: Vec<(TaskId, &AttemptHistory)> = plan
+        .ids()
+        .filter_map(|id| match history.tasks.get(&plan.name(id))?.standing() {
+            Standing::InFlight(attempt) => Some((id, attempt)),
+            _ => None,
+        })
+        .collect();
+    let logs = store.logs(run);
+    let site = Site { base: base.to_owned(), secrets: secrets.clone(), initialized: Mutex::default() };
+    let workshop = Workshop::new(plan, logs.clone(), format!("{run}/{}", plan.deployment.name));
+    let scheduler = Scheduler::new(plan.clone(), Choices::options(plan, 1), &BTreeMap::new(), Duration::ZERO);
+    let mut records = Vec::new();
+    for group in flying.chunks(CHECKS) {
+        let verdicts: Vec<Option<Result<(), Cause>>> = thread::scope(|scope| {
+            let ask = |(id, attempt): &(TaskId, &AttemptHistory)| {
+                let job = workshop.single(&scheduler, *id, attempt.number);
+                let site = &site;
+                scope.spawn(move || attempt::check_after_crash(&job, site))
+            };
+            let asked: Vec<_> = group.iter().map(ask).collect();
+            asked.into_iter().map(|thread| thread.join().unwrap_or(None)).collect()
+        });
+        for ((id, attempt), verdict) in group.iter().zip(verdicts) {
+            let (outcome, again) = decide(plan, *id, attempt, verdict, &logs, &workshop, &scheduler);
+            let said = if outcome == Outcome::Success {
+                "had finished"
+            } else if again {
+                "runs again"
+            } else {
+                "counts as failed"
+            };
+            display.note(&format!("{} was in flight and {said}", plan.name(*id)));
+            let record = Record::Ended {
+                at_ms: now_ms(),
+                task: plan.name(*id),
+                attempt: attempt.number,
+                outcome,
+                again,
+            };
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+fn decide(
+    plan: &Plan,
+    id: TaskId,
+    attempt: &AttemptHistory,
+    verdict: Option<Result<(), Cause>>,
+    logs: &Path,
+    workshop: &Workshop,
+    scheduler: &Scheduler,
+) -> (Outcome, bool) {
+    let phase = plan.phase_of(id);
+    match (verdict, &phase.run) {
+        (Some(Ok(())), _) => (Outcome::Success, false),
+        (Some(Err(_)), _) => (Outcome::Failed(Cause::Unknown), true),
+        (None, Action::Terraform(_)) if plan.is_batch(id) => {
+            let address = workshop.address(scheduler, id);
+            let output = attempt.process.as_ref().map(|(_, _, log)| PathBuf::from(log));
+            let output = output.or_else(|| attempt::batch_logs(logs, &phase.name).pop());
+            let done = address.zip(output).is_some_and(|(address, log)| {
+                terraform::completed(&log, std::slice::from_ref(&address)).get(&address) == Some(&true)
+            });
+            if done { (Outcome::Success, false) } else { (Outcome::Failed(Cause::Unknown), true) }
+        }
+        // These converge: running them again changes nothing that is there already.
+        (None, Action::Terraform(_) | Action::Kubectl(_) | Action::Helm(_) | Action::Prometheus(_)) => {
+            (Outcome::Failed(Cause::Unknown), true)
+        }
+        (None, _) => (Outcome::Failed(Cause::Unknown), runs_again(phase.on_unknown, &plan.name(id))),
+    }
+}
+
+fn runs_again(rule: OnUnknown, task: &str) -> bool {
+    match rule {
+        OnUnknown::Rerun => true,
+        OnUnknown::Fail => false,
+        OnUnknown::Ask if std::io::stdin().is_terminal() => {
+            let mut answer = String::new();
+            let _ = write!(std::io::stderr(), "{task} was in flight. Run it again? [y/N] ");
+            // Without an answer it counts as failed, which harms nobody.
+            let _ = std::io::stdin().read_line(&mut answer);
+            answer.trim().eq_ignore_ascii_case("y")
+        }
+        OnUnknown::Ask => false,
+    }
+}
+
+/// Waits until no process of an earlier session is left.
+fn wait_for_survivors(prefix: &str, display: &mut Display) {
+    let mut told = std::collections::BTreeSet::new();
+    loop {
+        let left = process::survivors(prefix);
+        if left.is_empty() {
+            return;
+        }
+        for (mark, pids) in left {
+            if told.insert(mark.clone()) {
+                let task = mark.strip_prefix(prefix).unwrap_or(&mark);
+                display.note(&format!("waiting for process {} of {task}, which still runs", pids[0]));
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Signals become messages.
+fn listen(sender: Sender<Message>) -> Result<signal_hook::iterator::Handle, DeployError> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| DeployError::System(format!("failed to listen for signals: {e}")))?;
+    let handle = signals.handle();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if sender.send(Message::Signal).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// User and host.
+fn operator() -> String {
+    let user =
+        std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
+    let name = rustix::system::uname();
+    format!("{user}@{} (process {})", name.nodename().to_string_lossy(), std::process::id())
+}
+
+/// Versions of the tools that a plan needs.
+fn tools(plan: &Plan) -> BTreeMap<String, String> {
+    let actions = plan.deployment.phases.iter().flat_map(|phase| [Some(&phase.run), phase.verify.as_ref()]);
+    let mut found = BTreeMap::from([("pccl".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+    for action in actions.flatten() {
+        let line: &[&str] = match action {
+            Action::Terraform(_) => &["terraform", "version"],
+            Action::Kubectl(_) => &["kubectl", "version", "--client"],
+            Action::Helm(_) => &["helm", "version", "--short"],
+            _ => continue,
+        };
+        found.entry(line[0].to_owned()).or_insert_with(|| {
+            let output = std::process::Command::new(line[0]).args(&line[1..]).output();
+            let text =
+                output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            text.lines().next().unwrap_or("not found").to_owned()
+        });
+    }
+    found
+}

@@ -1,0 +1,163 @@
+//! From a file and the command line to a plan.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+use pccl_deploy::Deployment;
+use pccl_deploy::file::{Action, EnvValue, Mode, Secret, Share, Waves};
+use pccl_deploy::plan::{Plan, Selection};
+use pccl_deploy::schedule::Options;
+use serde::{Deserialize, Serialize};
+
+use super::failure::DeployError;
+
+/// What the command line changes about a deployment. Kept with the run, for `resume` and `retry`.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Choices {
+    /// How much at once: sequential, standard, max, ultra or auto
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub(super) mode: Option<Mode>,
+
+    /// Only these phases, targets or entries of lists
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+
+    /// Not these phases, targets or entries of lists
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) skip: Vec<String>,
+
+    /// This phase and those below it
+    #[arg(long, value_name = "PHASE")]
+    pub(super) from: Option<String>,
+
+    /// Most slots in use at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) width: Option<u32>,
+
+    /// Sizes of waves, such as 8,16; `off` for no waves
+    #[arg(long, value_name = "SIZES")]
+    pub(super) waves: Option<String>,
+
+    /// Targets that may fail before nothing new begins, such as 3 or 10%
+    #[arg(long, value_name = "N", value_parser = parse_share)]
+    pub(super) max_failures: Option<Share>,
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    let names: Vec<&str> = Mode::ALL.iter().map(|mode| mode.name()).collect();
+    Mode::from_name(text).ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+fn parse_share(text: &str) -> Result<Share, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|e| e.to_string())
+}
+
+/// A file that was read.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+impl Source {
+    pub(super) fn read(path: &Path) -> Result<Self, DeployError> {
+        let unreadable = |why: String| DeployError::Unreadable { path: path.display().to_string(), why };
+        let text = fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
+        let path = fs::canonicalize(path).map_err(|e| unreadable(e.to_string()))?;
+        Ok(Self { path, text })
+    }
+
+    /// Folder that the file's paths are relative to.
+    pub(super) fn base(&self) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("/")).to_owned()
+    }
+
+    /// The deployment, checked.
+    pub(super) fn deployment(&self) -> Result<Deployment, DeployError> {
+        let name = self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        Deployment::from_yaml(&self.text, &name).map_err(DeployError::File)
+    }
+}
+
+impl Choices {
+    /// The plan of a deployment with these choices.
+    pub(super) fn plan(&self, mut deployment: Deployment) -> Result<Plan, DeployError> {
+        if let Some(mode) = self.mode {
+            deployment.mode = mode;
+        }
+        if self.width.is_some() {
+            deployment.width = self.width;
+        }
+        if self.max_failures.is_some() {
+            deployment.failures.max = self.max_failures;
+        }
+        match self.waves.as_deref() {
+            None => {}
+            Some("off") => deployment.waves = None,
+            Some(sizes) => {
+                let sizes: Result<Vec<u32>, _> = sizes.split(',').map(|size| size.trim().parse()).collect();
+                let sizes =
+                    sizes.ok().filter(|sizes| sizes.iter().all(|size| *size > 0)).ok_or_else(|| {
+                        DeployError::System("failed to read --waves: sizes such as 8,16, or off".to_owned())
+                    })?;
+                let rest = deployment.waves.take().unwrap_or_default();
+                deployment.waves = Some(Waves { sizes, fan_out: None, groups: Vec::new(), ..rest });
+            }
+        }
+        let selection =
+            Selection { only: self.only.clone(), skip: self.skip.clone(), from: self.from.clone() };
+        Plan::new(deployment, &selection).map_err(DeployError::Plan)
+    }
+
+    /// How the plan is run.
+    pub(super) fn options(plan: &Plan, seed: u64) -> Options {
+        let mut options = Options::new(plan);
+        options.seed = seed;
+        options
+    }
+}
+
+/// Values of the secrets that the tasks of a plan need.
+pub(super) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, DeployError> {
+    let mut wanted: Vec<&str> = Vec::new();
+    let gates = plan.deployment.waves.iter().flat_map(|waves| &waves.gates).map(|gate| &gate.run);
+    let phases = plan.deployment.phases.iter().enumerate();
+    let used = phases.filter(|(at, _)| plan.phases[*at].clone().any(|task| !plan.tasks[task].left_out));
+    let actions = used.flat_map(|(_, phase)| [Some(&phase.run), phase.verify.as_ref(), phase.undo.as_ref()]);
+    for action in actions.flatten().chain(gates) {
+        wanted.extend(Action::references(action).into_iter().filter_map(|(_, value)| match value {
+            EnvValue::Secret { secret } => Some(secret.as_str()),
+            EnvValue::Text(_) => None,
+        }));
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    let value = |name: &str| {
+        let fail = |why: String| DeployError::Secret { name: name.to_owned(), why };
+        let rule = plan.deployment.secrets.get(name).ok_or_else(|| fail("it is not declared".to_owned()))?;
+        secret(rule).map_err(fail)
+    };
+    wanted.into_iter().map(|name| Ok((name.to_owned(), value(name)?))).collect()
+}
+
+fn secret(rule: &Secret) -> Result<String, String> {
+    match rule {
+        Secret::Env(name) => std::env::var(name).map_err(|_| format!("the variable {name} is not set")),
+        Secret::File(path) => fs::read_to_string(path)
+            .map(|text| text.trim_end_matches(['\n', '\r']).to_owned())
+            .map_err(|e| format!("{path}: {e}")),
+        Secret::Command(line) => {
+            let (program, arguments) = line.split_first().ok_or("its command is empty")?;
+            let output =
+                Command::new(program).args(arguments).output().map_err(|e| format!("{program}: {e}"))?;
+            if !output.status.success() {
+                return Err(format!("{program} ended with {}", output.status));
+            }
+            let text = String::from_utf8(output.stdout).map_err(|_| format!("{program} printed no text"))?;
+            Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+        }
+    }
+}
