@@ -39,7 +39,7 @@ impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0 / 1000;
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
-        let (year, month, day) = civil(days as i64);
+        let (year, month, day) = civil(i64::try_from(days).unwrap_or(i64::MAX / 2));
         let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
         write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
     }

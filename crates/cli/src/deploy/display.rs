@@ -200,7 +200,7 @@ fn waits(scheduler: &Scheduler) -> String {
     for id in scheduler.plan().ids() {
         match scheduler.waits_for(id) {
             Some(pccl_deploy::schedule::Wait::Dependencies(_)) => {
-                *sums.entry("others".to_owned()).or_default() += 1
+                *sums.entry("others".to_owned()).or_default() += 1;
             }
             Some(wait) => *sums.entry(wait.to_string()).or_default() += 1,
             None => {}

@@ -187,7 +187,7 @@ impl Engine {
                 self.records.push(Record::Process { tasks, pid, started, output });
             }
             Message::Throttled { task, retry_after } => {
-                self.scheduler.handle_throttled(now, task, retry_after)
+                self.scheduler.handle_throttled(now, task, retry_after);
             }
             Message::Ended { task, outcome } => {
                 self.scheduler.handle_outcome(now, task, outcome);

@@ -87,16 +87,14 @@ pub(super) fn go_on(
     let plan = choices.plan(stored.deployment()?)?;
     let secrets = setup::secrets(&plan)?;
     let mut display = Display::new(manner.json, manner.quiet, &plan);
-    let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display)?;
+    let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display);
+    for record in &first {
+        history.apply(record);
+    }
     if matches!(again, Again::Retry) {
-        first.iter().for_each(|record| history.apply(record));
-        let tasks = failed(&plan, &history, only);
-        first.push(Record::Retry { at_ms: now_ms(), tasks });
-        if let Some(record) = first.last() {
-            history.apply(record);
-        }
-    } else {
-        first.iter().for_each(|record| history.apply(record));
+        let retry = Record::Retry { at_ms: now_ms(), tasks: failed(&plan, &history, only) };
+        history.apply(&retry);
+        first.push(retry);
     }
     let session = Session { plan, secrets, base: stored.base(), run: id, fence, history };
     session.go(store, first, manner).map(|summary| (summary, id))
@@ -181,7 +179,7 @@ fn reconcile(
     base: &Path,
     secrets: &BTreeMap<String, String>,
     display: &mut Display,
-) -> Result<Vec<Record>, DeployError> {
+) -> Vec<Record> {
     wait_for_survivors(&format!("{run}/{}/", plan.deployment.name), display);
     let flying: Vec<(TaskId, &AttemptHistory)> = plan
         .ids()
@@ -225,7 +223,7 @@ fn reconcile(
             records.push(record);
         }
     }
-    Ok(records)
+    records
 }
 
 fn decide(
@@ -240,7 +238,6 @@ fn decide(
     let phase = plan.phase_of(id);
     match (verdict, &phase.run) {
         (Some(Ok(())), _) => (Outcome::Success, false),
-        (Some(Err(_)), _) => (Outcome::Failed(Cause::Unknown), true),
         (None, Action::Terraform(_)) if plan.is_batch(id) => {
             let address = workshop.address(scheduler, id);
             let output = attempt.process.as_ref().map(|(_, _, log)| PathBuf::from(log));
@@ -250,8 +247,9 @@ fn decide(
             });
             if done { (Outcome::Success, false) } else { (Outcome::Failed(Cause::Unknown), true) }
         }
-        // These converge: running them again changes nothing that is there already.
-        (None, Action::Terraform(_) | Action::Kubectl(_) | Action::Helm(_) | Action::Prometheus(_)) => {
+        // A check says that it is not done; the others converge: running them again changes nothing that is there.
+        (Some(Err(_)), _)
+        | (None, Action::Terraform(_) | Action::Kubectl(_) | Action::Helm(_) | Action::Prometheus(_)) => {
             (Outcome::Failed(Cause::Unknown), true)
         }
         (None, _) => (Outcome::Failed(Cause::Unknown), runs_again(phase.on_unknown, &plan.name(id))),

@@ -1,5 +1,6 @@
 //! `pccl deploy status` and `report`: what has happened.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -89,7 +90,7 @@ fn counts(plan: &Plan, history: &History, ids: &[TaskId]) -> String {
     let mut text = format!("{done}/{} done", ids.len());
     for (count, word) in [(flying, "in flight"), (failed, "failed"), (skipped, "skipped")] {
         if count > 0 {
-            text += &format!(", {count} {word}");
+            let _ = write!(text, ", {count} {word}");
         }
     }
     text

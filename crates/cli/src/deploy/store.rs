@@ -190,7 +190,7 @@ mod tests {
         let mut second = Store::open(folder.path(), true).unwrap();
         match second.lock("bob@there", 10) {
             Err(DeployError::Locked { operator, since_ms }) => {
-                assert_eq!((operator.as_str(), since_ms), ("ada@here", 7))
+                assert_eq!((operator.as_str(), since_ms), ("ada@here", 7));
             }
             other => panic!("{other:?}"),
         }

@@ -40,7 +40,8 @@ fn lines(action: &KubectlAction, context: &Context<'_>) -> Vec<Vec<String>> {
         calls.push(call);
     }
     for what in &action.delete {
-        let is_file = what.ends_with(".yaml") || what.ends_with(".yml") || what.ends_with(".json");
+        let ending = std::path::Path::new(what).extension().and_then(|ending| ending.to_str());
+        let is_file = matches!(ending, Some("yaml" | "yml" | "json"));
         let mut call = words(&["delete", "--ignore-not-found"]);
         call.extend(if is_file {
             words(&["-f", what])
