@@ -228,6 +228,17 @@ fn a_gate_that_stays_shut_stops_the_rollout() {
 }
 
 #[test]
+fn down_undoes_in_reverse_order() {
+    let undo =
+        "    undo: { command: { run: [sh, task.sh, 'undo-{{ phase.name }}', '{{ target.name }}'] } }\n";
+    let site = Site::new(&file(2, &["a", "b"], undo));
+    fs::write(site.path("task.sh"), "echo $1 >> ran").unwrap();
+    succeeded(&site.run(&["run"]));
+    succeeded(&site.run(&["down", "--mode", "max"]));
+    assert_eq!(site.lines("ran"), ["a", "a", "b", "b", "undo-b", "undo-b", "undo-a", "undo-a"]);
+}
+
+#[test]
 fn secrets_reach_tasks_and_nothing_else() {
     let text_of = file(1, &["a"], "")
         .replace("run: [sh, task.sh", "env: { TOKEN: { secret: token } }, run: [sh, task.sh");

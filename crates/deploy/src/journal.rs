@@ -27,6 +27,9 @@ pub enum Record {
         operator: String,
         /// Which session of this run: every later one has a higher number.
         fence: u64,
+    },
+    /// What the runners used.
+    Tools {
         /// Tools and their versions.
         tools: BTreeMap<String, String>,
     },
@@ -217,16 +220,16 @@ impl History {
     /// Takes in one more record.
     pub fn apply(&mut self, record: &Record) {
         match record {
-            Record::Begun { at_ms, mode, operator, fence, tools } => {
+            Record::Begun { at_ms, mode, operator, fence } => {
                 self.mode = Some(*mode);
                 self.sessions.push((*at_ms, operator.clone(), *fence));
-                self.tools.extend(tools.clone());
                 self.over = None;
                 // What was skipped for want of others is open again; so is what the operator stopped.
                 for task in self.tasks.values_mut() {
                     task.skipped = None;
                 }
             }
+            Record::Tools { tools } => self.tools.extend(tools.clone()),
             Record::Intent { at_ms, task, attempt, waited } => {
                 let task = self.tasks.entry(task.clone()).or_default();
                 task.skipped = None;

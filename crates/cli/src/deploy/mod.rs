@@ -61,6 +61,8 @@ enum Deploy {
     Resume(AgainArgs),
     /// Run again what failed, and what waits for it
     Retry(AgainArgs),
+    /// Undo it: the `undo` of each phase, in reverse order
+    Down(RunArgs),
     /// How far a run is, and what failed
     Status(StatusArgs),
     /// The whole deployment against simulated clouds, in virtual time
@@ -203,23 +205,36 @@ pub(crate) fn run(args: &DeployArgs) -> Result<Exit, CliError> {
             Ok(Exit::Success)
         }
         Deploy::Plan(args) => forecast::plan(args),
-        Deploy::Run(args) if args.dry_run => {
-            let plan = args.choices.plan(Source::read(&args.file.file)?.deployment()?)?;
-            print(&forecast::tasks(&plan));
-            Ok(Exit::Success)
-        }
-        Deploy::Run(args) => {
-            let source = Source::read(&args.file.file)?;
-            let manner = args.manner.manner();
-            let (summary, run) = session::begin(&source, &args.choices, &manner)?;
-            Ok(conclude(&summary, run, &manner))
-        }
+        Deploy::Run(args) => begin(&Source::read(&args.file.file)?, args),
+        Deploy::Down(args) => down(args),
         Deploy::Resume(args) => again(args, &Again::Resume),
         Deploy::Retry(args) => again(args, &Again::Retry),
         Deploy::Status(args) => status::status(args),
         Deploy::Rehearse(args) => forecast::rehearse(args),
         Deploy::Report(args) => status::report(args),
     }
+}
+
+fn begin(source: &Source, args: &RunArgs) -> Result<Exit, CliError> {
+    if args.dry_run {
+        let plan = args.choices.plan(source.deployment()?)?;
+        print(&forecast::tasks(&plan));
+        return Ok(Exit::Success);
+    }
+    let manner = args.manner.manner();
+    let (summary, run) = session::begin(source, &args.choices, &manner)?;
+    Ok(conclude(&summary, run, &manner))
+}
+
+fn down(args: &RunArgs) -> Result<Exit, CliError> {
+    let source = Source::read(&args.file.file)?;
+    let back = setup::undoing(&source.deployment()?);
+    if back.phases.is_empty() {
+        return Err(CliError::new(Exit::Usage, "failed to undo: no phase of this deployment has `undo`")
+            .hint("add `undo: { … }` to the phases that can be undone"));
+    }
+    let text = serde_json::to_string(&back).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
+    begin(&Source { text, ..source }, args)
 }
 
 fn again(args: &AgainArgs, again: &Again) -> Result<Exit, CliError> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use pccl_deploy::Deployment;
 use pccl_deploy::file::{Action, OnUnknown};
 use pccl_deploy::journal::{AttemptHistory, History, Record, Standing};
 use pccl_deploy::plan::{Plan, TaskId};
@@ -135,16 +136,22 @@ impl Session {
         let display = Display::new(manner.json, manner.quiet, &plan);
         let options = Choices::options(&plan, now_ms());
         let mode = options.mode;
-        let tools = tools(&plan);
+        // Asking takes as long as a short task: it is done meanwhile.
+        let asked = plan.deployment.clone();
+        let tools = thread::spawn(move || tools(&asked));
         let prior = prior(&plan, &history);
         let scheduler = Scheduler::new(plan, options, &prior, clock.now());
         let (sender, receiver) = channel();
         let _signals = listen(sender.clone())?;
         let site = Arc::new(Site { base, secrets, initialized: Mutex::default() });
         // The beginning of a session closes what earlier ones skipped, so it stands first.
-        first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence, tools });
+        first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence });
         let engine = Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
-        engine.run(first).map(|(summary, _)| summary)
+        let (summary, mut store) = engine.run(first)?;
+        if let Ok(tools) = tools.join() {
+            store.append(run, &[Record::Tools { tools }])?;
+        }
+        Ok(summary)
     }
 }
 
@@ -312,9 +319,9 @@ fn operator() -> String {
     format!("{user}@{} (process {})", name.nodename().to_string_lossy(), std::process::id())
 }
 
-/// Versions of the tools that a plan needs.
-fn tools(plan: &Plan) -> BTreeMap<String, String> {
-    let actions = plan.deployment.phases.iter().flat_map(|phase| [Some(&phase.run), phase.verify.as_ref()]);
+/// Versions of the tools that a deployment needs.
+fn tools(deployment: &Deployment) -> BTreeMap<String, String> {
+    let actions = deployment.phases.iter().flat_map(|phase| [Some(&phase.run), phase.verify.as_ref()]);
     let mut found = BTreeMap::from([("pccl".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
     for action in actions.flatten() {
         let line: &[&str] = match action {

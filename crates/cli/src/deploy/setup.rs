@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 use pccl_deploy::Deployment;
-use pccl_deploy::file::{Action, EnvValue, Mode, Secret, Share, Waves};
+use pccl_deploy::file::{Action, After, EnvValue, Mode, Phase, Secret, Share, Waves};
 use pccl_deploy::plan::{Plan, Selection};
 use pccl_deploy::schedule::Options;
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,28 @@ impl Choices {
     }
 }
 
+/// The way back: the `undo` of every phase that has one, in reverse order. What came after a phase is undone before it.
+pub(super) fn undoing(deployment: &Deployment) -> Deployment {
+    let mut back = deployment.clone();
+    back.invariants.clear();
+    back.waves = None;
+    back.phases.clear();
+    for phase in deployment.phases.iter().rev() {
+        let Some(undo) = &phase.undo else { continue };
+        let later = back.phases.iter().filter(|other| comes_after(deployment, &other.name, &phase.name));
+        let after = later.map(|other| After { phase: other.name.clone(), all: false }).collect();
+        let undone = Phase { run: undo.clone(), verify: None, undo: None, after, ..phase.clone() };
+        back.phases.push(undone);
+    }
+    back
+}
+
+/// Whether a phase waits for another, directly or not.
+fn comes_after(deployment: &Deployment, later: &str, earlier: &str) -> bool {
+    let Some((_, phase)) = deployment.phase(later) else { return false };
+    phase.after.iter().any(|after| after.phase == earlier || comes_after(deployment, &after.phase, earlier))
+}
+
 /// Values of the secrets that the tasks of a plan need.
 pub(super) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, DeployError> {
     let mut wanted: Vec<&str> = Vec::new();
@@ -159,5 +181,27 @@ fn secret(rule: &Secret) -> Result<String, String> {
             let text = String::from_utf8(output.stdout).map_err(|_| format!("{program} printed no text"))?;
             Ok(text.trim_end_matches(['\n', '\r']).to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_is_the_way_there_reversed() {
+        let run = "run: { command: { run: [x] } }";
+        let undo = "undo: { command: { run: [y] } }";
+        let text = format!(
+            "name: d\ntargets: [a]\nphases:\n  - {{ name: one, {run}, {undo} }}\n  - {{ name: two, after: [one], {run} }}\n  \
+             - {{ name: three, after: [two], {run}, {undo} }}\n"
+        );
+        let back = undoing(&Deployment::from_yaml(&text, "d.yaml").unwrap());
+        let names: Vec<&str> = back.phases.iter().map(|phase| phase.name.as_str()).collect();
+        assert_eq!(names, ["three", "one"]);
+        assert_eq!(back.phases[1].after, [After { phase: "three".to_owned(), all: false }]);
+        // It is kept in the journal as text, and JSON is YAML.
+        let text = serde_json::to_string(&back).unwrap();
+        assert_eq!(Deployment::from_yaml(&text, "d.json").unwrap(), back);
     }
 }

@@ -46,20 +46,14 @@ fn default_timeout() -> Time {
 }
 
 /// When to stop starting new targets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Failures {
     /// Targets that may fail; with more, no new task begins. Left out: the others are finished whatever fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<Share>,
-    /// Never risk more than `max`: at most max + 1 − failed targets are worked on at once.
+    /// Never risk more than `max`: at most max + 1 − failed targets are worked on at once. Safe, and slow.
     pub strict: bool,
-}
-
-impl Default for Failures {
-    fn default() -> Self {
-        Self { max: None, strict: true }
-    }
 }
 
 impl Default for Share {

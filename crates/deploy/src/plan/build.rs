@@ -160,13 +160,14 @@ fn edges(deployment: &Deployment, tasks: &[Task], phases: &[std::ops::Range<usiz
             by_item[phase].insert(item, at as u32);
         }
     }
+    let targeted: Vec<bool> =
+        phases.iter().map(|range| tasks[range.clone()].iter().all(|task| task.target.is_some())).collect();
     let mut pairs: Vec<(u32, u32)> = Vec::new();
     for (at, task) in tasks.iter().enumerate() {
         let phase = &deployment.phases[task.phase as usize];
         for after in &phase.after {
             let Some((other, rule)) = deployment.phase(&after.phase) else { continue };
             let barrier = (tasks.len() + other) as u32;
-            let targeted = tasks[phases[other].clone()].iter().all(|t| t.target.is_some());
             let same_list = rule.for_each.is_some() && rule.for_each == phase.for_each;
             if phases[other].is_empty() {
                 continue;
@@ -175,7 +176,7 @@ fn edges(deployment: &Deployment, tasks: &[Task], phases: &[std::ops::Range<usiz
                 pairs.push((barrier, at as u32));
             } else if let Some(item) = task.item.filter(|_| same_list) {
                 pairs.extend(by_item[other].get(&item).map(|from| (*from, at as u32)));
-            } else if let Some(target) = task.target.filter(|_| targeted) {
+            } else if let Some(target) = task.target.filter(|_| targeted[other]) {
                 let from = by_target[other].get(&target).into_iter().flatten();
                 pairs.extend(from.map(|from| (*from, at as u32)));
             } else {

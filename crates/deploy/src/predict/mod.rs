@@ -93,5 +93,10 @@ fn risk(plan: &Plan, options: &Options, refused: f64) -> String {
     if plan.deployment.failures.max.is_none() && !gradual {
         risks.push("no limit on failed targets".to_owned());
     }
+    let strict = plan.deployment.failures.max.filter(|_| plan.deployment.failures.strict);
+    if let Some(max) = strict.filter(|_| options.mode == Mode::Auto) {
+        let at_once = max.of(plan.catalog.targets.len()) + 1;
+        return format!("low: failures are limited strictly, so {at_once} targets at once at most");
+    }
     if risks.is_empty() { "low".to_owned() } else { risks.join("; ") }
 }

@@ -270,7 +270,14 @@ impl Scheduler {
                 Wait::PhaseWidth(self.plan.deployment.phases[at as usize].width.unwrap_or(1))
             }
             Constraint::Width => Wait::Width(self.options.width().unwrap_or(1)),
-            Constraint::Scope(at) => Wait::Limit(self.scopes[at as usize].name.clone()),
+            Constraint::Scope(at) => {
+                let scope = &self.scopes[at as usize];
+                if scope.is_held(self.now) {
+                    Wait::RetryAfter(scope.name.clone())
+                } else {
+                    Wait::Limit(scope.name.clone())
+                }
+            }
         }
     }
 }

@@ -174,6 +174,11 @@ impl ScopeState {
         news
     }
 
+    /// Whether `Retry-After` has not ended.
+    pub(super) fn is_held(&self, now: Duration) -> bool {
+        now < self.hold_until
+    }
+
     /// Slots allowed at once.
     pub(super) fn limit(&self) -> u32 {
         self.limit as u32

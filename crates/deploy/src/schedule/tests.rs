@@ -166,7 +166,7 @@ fn a_lock_conflict_serializes_the_target_and_nothing_else() {
 
 #[test]
 fn strict_tolerance_never_risks_more_than_may_fail() {
-    let mut s = scheduler(&file("    retry: { attempts: 1 }\n", "failures: { max: 1 }\n"));
+    let mut s = scheduler(&file("    retry: { attempts: 1 }\n", "failures: { max: 1, strict: true }\n"));
     assert_eq!(started(&mut s, S), ["one/a", "one/b"]);
     end(&mut s, S, "one/a", failed("no"));
     assert_eq!(started(&mut s, S), [""; 0], "one failed: one at a time from now on");
@@ -274,7 +274,7 @@ fn deployments() -> impl Strategy<Value = (String, u64, u8)> {
                 text.push_str(&format!("width: {width}\n"));
             }
             if waves {
-                text += "waves: { fan_out: 2, bake: 3s, max_failures: 1 }\nfailures: { max: 50% }\n";
+                text += "waves: { fan_out: 2, bake: 3s, max_failures: 1 }\nfailures: { max: 50%, strict: true }\n";
             }
             text += "limits: [{ scope: arm, buckets: { write: { burst: 12, refill: 2/s } }, concurrency: { start: 3, max: 4 } }]\n";
             text += "phases:\n";

@@ -101,6 +101,8 @@ fn program(
     let mut program = context.program(line, Some(&action.dir), &action.env)?;
     program.stops_by_interrupt = true;
     program.env.insert("TF_IN_AUTOMATION".to_owned(), "1".to_owned());
+    // No question to HashiCorp for newer versions in the middle of a deployment.
+    program.env.entry("CHECKPOINT_DISABLE".to_owned()).or_insert_with(|| "1".to_owned());
     if let Some(workspace) = &action.workspace {
         program.env.insert("TF_WORKSPACE".to_owned(), workspace.clone());
     }
