@@ -219,6 +219,12 @@ pub enum ToMaster {
         /// The other member.
         peer: SessionId,
     },
+    /// The peer has seen so many tags in this epoch that it would rather count anew: let there be another epoch, at a
+    /// moment when nothing is in flight.
+    Rollover {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// The peer leaves.
     Leave,
     /// Are you there?

@@ -24,8 +24,6 @@ pub enum Rule {
     NumberAttempts,
     /// Who settles never attaches or reports with its session again.
     SettlingEndsSession,
-    /// Who says *not done*, or *done*, settles too; who waits for a master gives no answer.
-    AnswersBind,
     /// A member that cannot be asked has not agreed.
     SilenceIsNoConsent,
     /// A master without a lease says so, and counts as none.
@@ -45,7 +43,6 @@ impl Rule {
         Self::WriteBeforeTelling,
         Self::NumberAttempts,
         Self::SettlingEndsSession,
-        Self::AnswersBind,
         Self::SilenceIsNoConsent,
         Self::FollowTheGone,
     ];
@@ -56,6 +53,7 @@ impl Rule {
 pub struct Rules {
     eager_bytes: u64,
     piece_bytes: u64,
+    most_tags: usize,
     #[cfg(feature = "sim")]
     broken: Option<Rule>,
 }
@@ -65,6 +63,7 @@ impl Default for Rules {
         Self {
             eager_bytes: 64 << 10,
             piece_bytes: crate::wire::MAX_DATA_BYTES as u64,
+            most_tags: 1 << 18,
             #[cfg(feature = "sim")]
             broken: None,
         }
@@ -75,6 +74,11 @@ impl Rules {
     /// Tensor bytes that may be sent on a link for attempts that the receiver has not started.
     pub(crate) fn eager_bytes(&self) -> u64 {
         self.eager_bytes
+    }
+
+    /// Tags that a peer counts attempts of in one epoch, before it asks for another.
+    pub(crate) fn most_tags(&self) -> usize {
+        self.most_tags
     }
 
     /// Smaller pieces, if they shall be.
@@ -99,7 +103,7 @@ impl Rules {
     /// Other limits, and a rule that shall not be in force.
     #[cfg(feature = "sim")]
     #[must_use]
-    pub fn simulated(eager_bytes: u64, piece_bytes: u64, broken: Option<Rule>) -> Self {
-        Self { eager_bytes, piece_bytes, broken }
+    pub fn simulated(eager_bytes: u64, piece_bytes: u64, most_tags: usize, broken: Option<Rule>) -> Self {
+        Self { eager_bytes, piece_bytes, most_tags, broken }
     }
 }

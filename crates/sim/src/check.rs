@@ -210,7 +210,11 @@ impl World {
 
     /// Whether anything was done to this run that may end or repeat an op.
     fn is_disturbed(&self) -> bool {
-        !self.stats.faults.is_empty() || self.plan.told || self.kill.is_some() || self.plan.mismatches
+        !self.stats.faults.is_empty()
+            || self.plan.told
+            || self.plan.most_tags < 100
+            || self.kill.is_some()
+            || self.plan.mismatches
     }
 
     /// All who succeed do so in one epoch with one result, and nobody fails.
@@ -284,7 +288,8 @@ impl World {
                     Failure::TooManyRecoveries { .. } => true,
                     // The root that a caller named left before its call began.
                     Failure::Impossible { .. } => called.fingerprint.collective == Collective::Broadcast,
-                    Failure::TimedOut { .. } | Failure::Deadlock { .. } => false,
+                    Failure::TimedOut { .. } => settings.op_timeout_ms > 0,
+                    Failure::Deadlock { .. } => false,
                 };
                 if !expected {
                     return Err("a failure that nobody has caused".into());
@@ -328,6 +333,7 @@ impl World {
                 self.steady(*group);
             }
             if self.is_finished() {
+                self.nothing_is_left();
                 return self.finish();
             }
             let patience = u64::from(self.plan.settings.master_timeout_ms) * 1000 + 60_000_000;
@@ -390,6 +396,18 @@ impl World {
             .iter()
             .filter(|p| p.body.is_some())
             .all(|p| p.app.as_ref().is_none_or(|a| a.stage == Stage::Finished))
+    }
+
+    /// When all programs have ended, nobody keeps anything for an op.
+    fn nothing_is_left(&mut self) {
+        for p in &self.procs {
+            let Some(Body::Peer(peer)) = &p.body else { continue };
+            let left = peer.leftovers();
+            if !left.is_empty() {
+                let text = format!("{} has come to the end, and there is left: {}", p.name, left.join(", "));
+                return self.check.fail(text);
+            }
+        }
     }
 
     fn finish(&mut self) {

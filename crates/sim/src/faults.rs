@@ -10,6 +10,7 @@ use pccl_proto::peer::{Peer, PeerConfig};
 
 use crate::app::App;
 use crate::memory::Arithmetic;
+use crate::plan::Plan;
 use crate::world::{Body, Event, Host, MASTER_HOST, MASTER_HOSTS, ProcId, World, address, say};
 
 /// Something happens to the world.
@@ -173,7 +174,8 @@ impl World {
     }
 
     pub(crate) fn rules(&self) -> pccl_proto::rules::Rules {
-        pccl_proto::rules::Rules::simulated(self.plan.eager_bytes, self.plan.piece_bytes, self.plan.broken)
+        let Plan { eager_bytes, piece_bytes, most_tags, broken, .. } = self.plan;
+        pccl_proto::rules::Rules::simulated(eager_bytes, piece_bytes, most_tags, broken)
     }
 
     pub(crate) fn start_peer(&mut self, slot: usize, ended: Option<Session>) {

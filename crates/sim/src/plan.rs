@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) spare: usize,
     pub(crate) eager_bytes: u64,
     pub(crate) piece_bytes: u64,
+    /// Tags that peers count attempts of before they ask for another epoch.
+    pub(crate) most_tags: usize,
     /// Longest tensor, elements.
     pub(crate) longest: u64,
     /// Longest pause of a program between two calls, microseconds.
@@ -117,6 +119,7 @@ impl Plan {
             spare: r.below(3) as usize,
             eager_bytes: pick(r, &[64 << 10, 200, 64, 0]),
             piece_bytes: pick(r, &[256 << 10, 256, 64]),
+            most_tags: if calm || chance(r, 80) { 1 << 18 } else { 3 },
             longest: pick(r, &[8, 60, 400]),
             think_us: pick(r, &[100, 10_000, 60_000]),
             store_us,
@@ -179,7 +182,7 @@ impl Plan {
             max_recovery_attempts: pick(r, &[0, 1, 3, 100]),
             recovery: pick(r, &[Recovery::InsideCall, Recovery::InsideCall, Recovery::ByCaller]),
             connections_per_link: pick(r, &[0, 1, 1, 2, 3]),
-
+            op_timeout_ms: pick(r, &[0, 0, 0, 10_000]),
             ..RunSettings::default()
         }
     }
@@ -201,6 +204,7 @@ impl Plan {
             spare: 0,
             eager_bytes: 64 << 10,
             piece_bytes: 256 << 10,
+            most_tags: 1 << 18,
             longest: 40,
             think_us: 30_000,
             store_us: 500,

@@ -26,7 +26,7 @@ pub(crate) type ProcId = usize;
 pub(crate) type Host = u8;
 
 /// A run that takes more has caught itself in a circle.
-const MOST_EVENTS: u64 = 2_000_000;
+const MOST_EVENTS: u64 = 8_000_000;
 /// Length of a run in which bytes are spoiled, virtual microseconds.
 const SPOILED_US: u64 = 20_000_000;
 pub(crate) const MASTER_HOST: Host = 200;

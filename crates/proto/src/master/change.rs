@@ -319,6 +319,7 @@ impl Master {
         state.deadlocked.clear();
         state.broken.clear();
         state.broken_since = None;
+        state.rollover = false;
         let heard = state.heard;
         let removed: Vec<(SessionId, Removal)> = change.iter().flat_map(|c| c.removed.clone()).collect();
         for (session, _) in &removed {

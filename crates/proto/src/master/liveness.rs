@@ -172,6 +172,7 @@ impl Master {
             self.judge_broken_links(now, group, &settings);
             self.end_abandoned(now, group, &settings);
             self.end_timed_out(now, group, &settings);
+            self.roll_over(now, group);
             self.try_end_linking(now, group);
             self.go_on(now, group);
         }
@@ -332,6 +333,16 @@ impl Master {
             self.collect(now, group, joining, "no member has been heard for master_timeout");
         } else if self.is_idle(group) {
             self.begin_linking(now, group);
+        }
+    }
+
+    /// Counters of attempts are forgotten with an epoch. An op in flight would have to begin again, so it is done when none
+    /// is known.
+    fn roll_over(&mut self, now: Time, group: PeerGroup) {
+        let Some(state) = self.groups.get(&group).filter(|g| g.rollover) else { return };
+        let open = state.attempts.values().any(|a| a.committed.is_none());
+        if !open && state.sync.is_none() && self.is_idle(group) {
+            self.begin_change(now, group, "attempts of very many tags have been counted");
         }
     }
 

@@ -136,6 +136,8 @@ struct Group {
     broken_since: Option<Time>,
     /// A synchronization that has been elected and not committed.
     sync: Option<Syncing>,
+    /// A member asks for another epoch, to count attempts anew.
+    rollover: bool,
 }
 
 /// A master.

@@ -87,8 +87,15 @@ impl Master {
             ToMaster::Linked { join, up: _, down } => self.linked(now, session, join, down),
             ToMaster::Suspect { peer } => self.probe(peer),
             ToMaster::BrokenLink { peer } => self.link_is_broken(now, group, session, peer),
+            ToMaster::Rollover { epoch } if epoch == self.epoch_of(group) => {
+                self.groups.entry(group).or_default().rollover = true;
+            }
             ToMaster::Leave => self.leave(now, session),
-            ToMaster::Pong | ToMaster::Ping | ToMaster::Status | ToMaster::Command(_) => {}
+            ToMaster::Rollover { .. }
+            | ToMaster::Pong
+            | ToMaster::Ping
+            | ToMaster::Status
+            | ToMaster::Command(_) => {}
             ToMaster::Hello { .. } | ToMaster::Attach { .. } => self.drop_conn(conn),
         }
     }

@@ -410,6 +410,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         for entry in &mut self.heard {
             entry.2 = heard;
         }
+        self.rolled = crate::ids::Epoch::default();
         // What became done, or was voted, between the report and this answer.
         for op in self.ops.values_mut() {
             op.told = false;

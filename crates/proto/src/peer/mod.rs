@@ -138,6 +138,8 @@ pub struct Peer<M, K> {
     next_op: u64,
     /// Attempts started in this epoch, by tag.
     counts: BTreeMap<Tag, u32>,
+    /// The epoch that we have asked to be the last one in which these are counted.
+    rolled: Epoch,
     /// Failures that bind starts to come, by tag.
     debts: BTreeMap<Tag, VecDeque<Failure>>,
     /// Verdicts *committed* of this epoch that others may not have heard: tag, n, number.
@@ -192,6 +194,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             ops: BTreeMap::new(),
             next_op: 0,
             counts: BTreeMap::new(),
+            rolled: Epoch::default(),
             debts: BTreeMap::new(),
             heard: VecDeque::new(),
             heard_to: 0,

@@ -379,6 +379,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if !self.control.is_attached() {
             return;
         }
+        let epoch = self.epoch();
+        // Without backups an epoch change could cost somebody an input: then rather the memory.
+        let may = self.settings.enable_buffer_backup && self.rolled != epoch;
+        if may && self.counts.len() > self.rules.most_tags() {
+            self.rolled = epoch;
+            self.tell_master(&ToMaster::Rollover { epoch });
+        }
         let mut waiting = Vec::new();
         for op in self.ops.values_mut().filter(|op| !op.told) {
             let for_ms = now.since(op.called).as_millis() as u64;

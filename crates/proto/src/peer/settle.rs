@@ -185,10 +185,6 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         match &self.settling {
             Some(_) if holds => Some(Settlement::Done),
             Some(_) => Some(Settlement::NotDone),
-            // With the rule broken it answers for a moment and goes on as if it had not.
-            None if !self.rules.hold(Rule::AnswersBind) => {
-                Some(if holds { Settlement::Done } else { Settlement::NotDone })
-            }
             None => None,
         }
     }

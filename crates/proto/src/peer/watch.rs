@@ -40,3 +40,29 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.control.is(conn)
     }
 }
+
+#[cfg(feature = "sim")]
+impl<M: OpMemory, K: Kernels> Peer<M, K> {
+    /// What is left although no op is in flight: nothing must be.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut note = |what: String, n: usize| {
+            if n > 0 {
+                left.push(format!("{what}: {n}"));
+            }
+        };
+        note("ops".into(), self.ops.len());
+        note("actions".into(), self.actions.len());
+        note("completions".into(), self.completed.len());
+        note("verdicts told by members that settle".into(), self.told.len());
+        for (session, link) in &self.links.table {
+            let queued: usize = link.stripes.iter().map(|s| s.queue.len()).sum();
+            note(format!("frames to {session}"), queued);
+            note(format!("frames to {session} without credit"), link.blocked.len());
+            note(format!("frames of {session} for ops that are not started"), link.held.len());
+            note(format!("attempts with eager bytes to {session}"), link.eager.len());
+            note(format!("attempts that {session} wants credit for"), link.wanted.len());
+        }
+        left
+    }
+}
