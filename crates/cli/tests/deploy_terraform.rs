@@ -58,7 +58,8 @@ module "region_deployment" {
 }
 "#;
 
-/// Three resources, one after the other; the second of r2 fails until it is repaired.
+/// Three resources, one after the other; the last of r2 fails until it is repaired. The instances of a module share the
+/// edges of its graph, so Terraform begins no `nodes` before every region has its `cluster`.
 const REGION: &str = r#"
 variable "region" { type = string }
 resource "terraform_data" "network" {
@@ -67,13 +68,13 @@ resource "terraform_data" "network" {
 resource "terraform_data" "cluster" {
   depends_on = [terraform_data.network]
   provisioner "local-exec" {
-    command = "if [ ${var.region} = r2 ] && [ ! -e ../repaired ]; then echo quota; exit 1; fi; echo cluster/${var.region} >> ../ran"
+    command = "echo cluster/${var.region} >> ../ran"
   }
 }
 resource "terraform_data" "nodes" {
   depends_on = [terraform_data.cluster]
   provisioner "local-exec" {
-    command = "if [ ${var.region} = r4 ]; then while [ ! -e ../r1-configured ]; do sleep 0.05; done; fi; echo nodes/${var.region} >> ../ran"
+    command = "if [ ${var.region} = r2 ] && [ ! -e ../repaired ]; then echo quota; exit 1; fi; if [ ${var.region} = r4 ]; then while [ ! -e ../r1-configured ]; do sleep 0.05; done; fi; echo nodes/${var.region} >> ../ran"
   }
 }
 "#;
@@ -116,7 +117,7 @@ fn regions_share_one_apply_go_on_one_by_one_and_are_retried_by_target() {
     let output = site.run(&["retry"]);
     succeeded(&output);
     let after: Vec<String> = site.lines("ran").split_off(before.len());
-    assert_eq!(after, ["cluster/r2", "nodes/r2", "configured/r2"], "only r2 was touched");
+    assert_eq!(after, ["nodes/r2", "configured/r2"], "only r2 was touched");
     let second =
         fs::read_to_string(site.path(".pccl-deploy/regions/run-1/infrastructure.batch-00002.log")).unwrap();
     assert!(!second.contains("[\\\"r1\\\"]"), "the retry has r2 as its target");
