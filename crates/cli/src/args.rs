@@ -8,6 +8,7 @@ use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
 use crate::checkpoint::CheckpointArgs;
+use crate::configuration::ConfigurationArgs;
 use crate::deploy::DeployArgs;
 use crate::doctor::DoctorArgs;
 use crate::exit;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Kept states of the model: list, verify, restore
     Checkpoint(CheckpointArgs),
+    /// What the configuration says, and where each value comes from
+    Config(ConfigurationArgs),
     /// What happened, from the flight records of a fleet
     Doctor(DoctorArgs),
     /// One peer of `bench`

@@ -10,6 +10,7 @@ mod average;
 mod bench;
 mod besu;
 mod checkpoint;
+mod configuration;
 mod deploy;
 mod doctor;
 mod error;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
         Command::Besu(args) => besu::run(args),
+        Command::Config(args) => configuration::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Deploy(args) => deploy::run(args),
         Command::Status(args) => status::run(args),

@@ -57,7 +57,7 @@ fn a_fleet_that_died_goes_on_from_its_newest_checkpoint() {
 }
 
 #[test]
-fn sigusr1_asks_for_a_checkpoint() {
+fn sigusr2_asks_for_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().display().to_string();
     let (_master, addr) = master();
