@@ -101,7 +101,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if started {
             return self.say(conn, &LinkMessage::Grant { name });
         }
-        if name.epoch < self.epoch() {
+        let ended = name.epoch == self.epoch()
+            && name.n < self.counts.get(&name.tag).copied().unwrap_or(0)
+            && self.ops.get(&name.tag).is_none_or(|op| !op.counted);
+        if name.epoch < self.epoch() || ended {
             return;
         }
         let Some(link) = self.links.table.get_mut(&peer) else {

@@ -382,7 +382,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let epoch = self.epoch();
         // Without backups an epoch change could cost somebody an input: then rather the memory.
         let may = self.settings.enable_buffer_backup && self.rolled != epoch;
-        if may && self.counts.len() > self.rules.most_tags() {
+        // Those in flight begin again and are counted again: without leaving them out epochs would follow each other for ever.
+        if may && self.counts.len() > self.rules.most_tags() + self.ops.len() {
             self.rolled = epoch;
             self.tell_master(&ToMaster::Rollover { epoch });
         }
