@@ -131,6 +131,7 @@ impl Settings {
 pub struct SettingError(String);
 
 impl SettingError {
+    #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
     fn of(why: impl ToString) -> Self {
         Self(why.to_string())
     }

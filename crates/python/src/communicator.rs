@@ -99,6 +99,7 @@ impl Communicator {
 #[pymethods]
 impl Communicator {
     /// `master`: `host:port`, or nothing for those of the configuration. `options`: as `pcclSetOption` takes them.
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes the map for the call")]
     #[new]
     fn new(
         py: Python<'_>,

@@ -28,6 +28,7 @@ impl Master {
 
 #[pymethods]
 impl Master {
+    #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes the map for the call")]
     #[new]
     fn new(py: Python<'_>, listen: &str, options: BTreeMap<String, String>) -> PyResult<Self> {
         let invalid = |text: &str| argument(py, "MasterNode", text);

@@ -266,7 +266,6 @@ fn decide(
 fn runs_again(rule: OnUnknown, task: &str) -> bool {
     match rule {
         OnUnknown::Rerun => true,
-        OnUnknown::Fail => false,
         OnUnknown::Ask if std::io::stdin().is_terminal() => {
             let mut answer = String::new();
             let _ = write!(std::io::stderr(), "{task} was in flight. Run it again? [y/N] ");
@@ -274,7 +273,7 @@ fn runs_again(rule: OnUnknown, task: &str) -> bool {
             let _ = std::io::stdin().read_line(&mut answer);
             answer.trim().eq_ignore_ascii_case("y")
         }
-        OnUnknown::Ask => false,
+        OnUnknown::Ask | OnUnknown::Fail => false,
     }
 }
 
