@@ -201,6 +201,8 @@ def interrupted():
             ticks.append(1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell starts what runs in its background with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=tick).start()
     threading.Timer(0.5, stop.set).start()
     x = np.arange(1000, dtype=np.float32)

@@ -329,7 +329,10 @@ mod tests {
             crew.turn(&long()).unwrap();
         }
         let grandchild = format!("/proc/{}/cmdline", crew.members[number].stdout.trim());
-        assert!(std::fs::read_to_string(&grandchild).unwrap().contains("600"));
+        // Between fork and exec it has no command line.
+        while !std::fs::read_to_string(&grandchild).unwrap().contains("600") {
+            thread::sleep(POLL);
+        }
         drop(crew);
         while std::fs::read_to_string(&grandchild).is_ok_and(|line| line.contains("600")) {
             thread::sleep(POLL);

@@ -1,9 +1,10 @@
 //! What the end-to-end tests share: running the program, and waiting for conditions instead of times.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,34 +76,28 @@ pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
 pub(crate) struct Running {
     /// The process.
     pub(crate) child: Child,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Running {
-    /// Starts it with standard output to read from.
+    /// Starts it with standard output to read from. A thread reads it all the time: who prints must never wait for us.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("pccl starts");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe"));
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (said, lines) = channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| said.send(line).is_ok()));
         Self { child, lines }
     }
 
     /// The next line that contains `word`.
     pub(crate) fn line_with(&mut self, word: &str) -> String {
-        loop {
-            let mut line = String::new();
-            let read = self.lines.read_line(&mut line).expect("its output can be read");
-            assert!(read > 0, "it ended without saying `{word}`");
-            if line.contains(word) {
-                return line;
-            }
-        }
+        let line = self.lines.iter().find(|line| line.contains(word));
+        line.unwrap_or_else(|| panic!("it ended without saying `{word}`"))
     }
 
     /// All it prints until its end.
     pub(crate) fn rest(&mut self) -> String {
-        let mut text = String::new();
-        self.lines.read_to_string(&mut text).expect("its output can be read");
-        text
+        self.lines.iter().map(|line| line + "\n").collect()
     }
 
     /// Its process number.
