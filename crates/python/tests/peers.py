@@ -248,7 +248,14 @@ def diloco(delayed=False, quantization=None):
     model = small_model(INDEX)
     comm = joined()
     outer = pccl.DiLoCo(
-        comm, model.parameters(), inner_steps=5, delayed=delayed, quantization=quantization, outer_lr=0.5
+        comm,
+        model.parameters(),
+        inner_steps=5,
+        delayed=delayed,
+        quantization=quantization,
+        outer_lr=0.5,
+        # Of so small a problem a round covers much of the way: with 0.9, averages that are one round late overshoot.
+        outer_momentum=0.5 if delayed else 0.9,
     )
     outer.synchronize()
     inner = torch.optim.SGD(model.parameters(), lr=0.05)

@@ -178,7 +178,8 @@ class DiLoCo:
     :param outer_lr: learning rate of the outer optimizer.
     :param outer_momentum: its momentum.
     :param delayed: do not wait for the average: it travels during the next inner steps and is applied after them, one
-        round late.
+        round late. Late averages and a long momentum can swing: if the loss rises and falls again over some rounds, lower
+        ``outer_momentum`` (0.5) or ``outer_lr``.
     :param quantization: how the averages travel.
 
     A peer that is lost is left out of the average; newcomers are let in at the end of a round. After each round, and
