@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttemptName, Epoch, PeerGroup, RunId, SessionId, Tag, Term};
-use crate::record::{Change, LinkModel, Member, Removal};
+use crate::record::{Change, Member, Removal};
+use crate::schedule::LinkModel;
 use crate::settings::{Disagreement, Expectations, RunSettings};
 use crate::shared_state::{Agreed, Election, NoCandidate, Offer};
 use crate::vocabulary::Fingerprint;

@@ -4,6 +4,7 @@
 //! A control frame's payload is a message in postcard encoding. A data frame has a [`DataHeader`] of 56 bytes between
 //! the prefix and its payload. Lengths are bounded before anything is allocated.
 
+pub use pccl_collective::execute::MAX_DATA_BYTES;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ids::{AttemptName, Epoch, Tag};
@@ -19,8 +20,6 @@ pub const PREFIX_BYTES: usize = 8;
 pub const DATA_HEADER_BYTES: usize = PREFIX_BYTES + 56;
 /// Bytes of a shared-state frame before its payload: prefix and [`StateHeader`].
 pub const STATE_HEADER_BYTES: usize = DATA_HEADER_BYTES;
-/// Most payload bytes of a data frame.
-pub const MAX_DATA_BYTES: usize = 256 << 10;
 /// Most payload bytes of a control frame between a master and a registered peer.
 pub const MAX_CONTROL_BYTES: usize = 8 << 20;
 /// Most payload bytes of a control frame from a stranger, and between peers.

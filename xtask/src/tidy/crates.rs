@@ -7,10 +7,6 @@ use super::tree::Crate;
 /// What one person can hold in the head, tests included.
 const CRATE_LINES: usize = 12_000;
 
-/// Crates that have grown beyond it, and by how far: no figure may grow. `proto` is to be cut between the collectives
-/// (`schedule`, `execute`) and the machines that agree on them.
-const GROWN: &[(&str, usize)] = &[("proto", 12_300)];
-
 /// Rooms where `unsafe` has a place; `source` says which one.
 const MAY_BE_UNSAFE: &[&str] = &["kernels", "comm", "net", "ffi", "python"];
 
@@ -28,10 +24,9 @@ fn size(one: &Crate, sources: &[Source]) -> Option<Violation> {
     let folder = format!("{}/", one.folder);
     let lines: usize =
         sources.iter().filter(|source| source.path.starts_with(&folder)).map(|source| source.lines).sum();
-    let limit = GROWN.iter().find(|(room, _)| *room == one.room).map_or(CRATE_LINES, |(_, lines)| *lines);
     let advice =
-        format!("{lines} lines, more than {limit}: cut the crate where the compiler can guard the cut");
-    (lines > limit).then(|| Violation::new(&one.manifest, 1, "crate-size", advice))
+        format!("{lines} lines, more than {CRATE_LINES}: cut the crate where the compiler can guard the cut");
+    (lines > CRATE_LINES).then(|| Violation::new(&one.manifest, 1, "crate-size", advice))
 }
 
 fn check_root(one: &Crate, root: &Source) -> Vec<Violation> {

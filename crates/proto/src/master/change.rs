@@ -6,10 +6,9 @@ use super::{Authority, Master, MasterEvent};
 use crate::ids::{Epoch, PeerGroup, SessionId, Tag, Time};
 use crate::machine::Action;
 use crate::message::{MasterMessage, Report, View};
-use crate::record::{
-    Change, Failure, GroupRecord, LinkModel, MemberRecord, Removal, RunRecord, StoreRequest, Verdict,
-};
+use crate::record::{Change, Failure, GroupRecord, MemberRecord, Removal, RunRecord, StoreRequest, Verdict};
 use crate::rules::Rule;
+use crate::schedule::LinkModel;
 use crate::settings::Recovery;
 use crate::vocabulary::{Collective, Fingerprint};
 

@@ -6,9 +6,11 @@
 mod cost;
 mod direct;
 mod doubling;
+mod links;
 mod ring;
 
 pub use cost::choose;
+pub use links::LinkModel;
 
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 

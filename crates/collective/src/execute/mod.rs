@@ -19,7 +19,9 @@ pub use backup::Backup;
 
 use crate::schedule::{Chunk, Place, Rank, Schedule, Side, Step};
 use crate::vocabulary::{DataType, Fingerprint, ReduceOp};
-use crate::wire::MAX_DATA_BYTES;
+
+/// Most tensor bytes of a frame: no piece is longer, and a call that ends waits for no more than that.
+pub const MAX_DATA_BYTES: usize = 256 << 10;
 
 /// Arithmetic on bytes: elements in native order, buffers of any alignment, all of the same length.
 pub trait Kernels {

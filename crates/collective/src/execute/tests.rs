@@ -1,8 +1,8 @@
 //! Whole worlds of executors in one thread, with frames delivered in a seeded random order.
 
 use super::*;
-use crate::ids::Seeded;
 use crate::schedule::{block_len, block_start, output_len, schedule};
+use crate::seeded::Seeded;
 use crate::vocabulary::{Algorithm, Collective};
 
 /// Integer sums, wrapping; the order of operands is checked by the schedules' own tests.

@@ -1,7 +1,7 @@
 //! The cost model: which algorithm an op takes, from what the master publishes and nothing else, so that all peers
 //! choose alike.
 
-use crate::record::LinkModel;
+use super::LinkModel;
 use crate::vocabulary::{Algorithm, Collective, Fingerprint};
 
 /// Largest op for which doubling is considered: it sends log₂N times the tensor and needs as many buffers.
