@@ -263,7 +263,9 @@ impl Scheduler {
         if let Some(count) = self.counts.of(&self.states[task.index()]) {
             *count -= 1;
         }
-        if let Some(count) = self.counts.of(&state) {
+        // What was left out was not to run: that it cannot is no news.
+        let is_told = !(self.plan.task(task).left_out && matches!(state, TaskState::Skipped(_)));
+        if let Some(count) = self.counts.of(&state).filter(|_| is_told) {
             *count += 1;
         }
         self.states[task.index()] = state;

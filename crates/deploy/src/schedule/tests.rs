@@ -91,6 +91,21 @@ fn a_failed_target_stops_its_own_chain_and_skipped_is_not_failed() {
 }
 
 #[test]
+fn what_was_left_out_is_not_counted_as_skipped() {
+    let deployment = Deployment::from_yaml(&file("    retry: { attempts: 1 }\n", ""), "s.yaml").unwrap();
+    let selection = Selection { skip: vec!["two".to_owned()], ..Selection::default() };
+    let plan = Plan::new(deployment, &selection).unwrap();
+    let options = Options::new(&plan);
+    let mut s = Scheduler::new(plan, options, &BTreeMap::new(), Duration::ZERO);
+    started(&mut s, S);
+    end(&mut s, S, "one/a", failed("no"));
+    end(&mut s, S, "one/b", Outcome::Success);
+    end(&mut s, S, "one/c", Outcome::Success);
+    assert!(s.is_finished());
+    assert_eq!(s.counts(), Counts { done: 2, failed: 1, ..Counts::default() });
+}
+
+#[test]
 fn retries_back_off_with_jitter_and_end() {
     let mut s = scheduler(&file("    retry: { attempts: 3, base: 2s, cap: 60s }\n", ""));
     started(&mut s, S);
