@@ -8,11 +8,8 @@ use pccl_deploy::plan::Plan;
 use pccl_deploy::predict::{Forecast, Rehearsal, estimates, forecast, sample, simulate};
 use pccl_deploy::random::Random;
 use pccl_deploy::report;
+use pccl_engine::{Choices, Source, Store, folder, time};
 
-use super::display::time;
-use super::session::folder;
-use super::setup::{Choices, Source};
-use super::store::Store;
 use super::{PlanArgs, RehearseArgs};
 use crate::error::CliError;
 use crate::exit::Exit;

@@ -1,20 +1,10 @@
 //! `pccl deploy`: a deployment as parallel as its dependencies and the clouds' limits allow.
 //!
-//! What is decided is decided in `pccl-deploy`; here are the processes ([`runners`], [`process`], [`attempt`]), the
-//! journal in SQLite ([`store`]), the loop between them ([`engine`]), sessions ([`session`]) and displays.
+//! What is decided is decided in `pccl-deploy`, what is run is run by `pccl-engine`; here are the commands.
 
-mod attempt;
-mod clock;
-mod display;
-mod engine;
 mod failure;
 mod forecast;
-mod process;
-mod runners;
-mod session;
-mod setup;
 mod status;
-mod store;
 
 use std::fs;
 use std::io::Write as _;
@@ -25,9 +15,7 @@ use clap::{Args, Subcommand};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output::print;
-use engine::Summary;
-use session::{Again, Manner};
-use setup::{Choices, Source};
+use pccl_engine::{Again, Choices, Manner, Source, Summary};
 
 /// What `init` writes.
 const EXAMPLE: &str = include_str!("example.yaml");
@@ -222,13 +210,13 @@ fn begin(source: &Source, args: &RunArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Success);
     }
     let manner = args.manner.manner();
-    let (summary, run) = session::begin(source, &args.choices, &manner)?;
+    let (summary, run) = pccl_engine::begin(source, &args.choices, &manner)?;
     Ok(conclude(&summary, run, &manner))
 }
 
 fn down(args: &RunArgs) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
-    let back = setup::undoing(&source.deployment()?);
+    let back = pccl_engine::undoing(&source.deployment()?);
     if back.phases.is_empty() {
         return Err(CliError::new(Exit::Usage, "failed to undo: no phase of this deployment has `undo`")
             .hint("add `undo: { … }` to the phases that can be undone"));
@@ -240,7 +228,7 @@ fn down(args: &RunArgs) -> Result<Exit, CliError> {
 fn again(args: &AgainArgs, again: &Again) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
     let manner = args.manner.manner();
-    let (summary, run) = session::go_on(&source, args.run, &args.only, again, &manner)?;
+    let (summary, run) = pccl_engine::go_on(&source, args.run, &args.only, again, &manner)?;
     Ok(conclude(&summary, run, &manner))
 }
 
@@ -249,7 +237,7 @@ fn conclude(summary: &Summary, run: i64, manner: &Manner) -> Exit {
     let counts = summary.counts;
     let bad = counts.failed + counts.skipped;
     if !manner.json {
-        let took = display::time(summary.took);
+        let took = pccl_engine::time(summary.took);
         let line = format!(
             "run {run}: {} done, {} failed, {} skipped in {took}",
             counts.done, counts.failed, counts.skipped

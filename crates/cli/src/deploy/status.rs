@@ -8,13 +8,8 @@ use pccl_deploy::journal::{History, Standing};
 use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::report;
 use pccl_deploy::schedule::Outcome;
+use pccl_engine::{DeployError, Source, Stamp, Store, StoredRun, folder, log_name};
 
-use super::attempt::log_name;
-use super::clock::Stamp;
-use super::failure::DeployError;
-use super::session::folder;
-use super::setup::Source;
-use super::store::{Store, StoredRun};
 use super::{ReportArgs, StatusArgs};
 use crate::error::CliError;
 use crate::exit::Exit;

@@ -5,7 +5,7 @@ use pccl_deploy::schedule::Cause;
 
 use super::Context;
 
-pub(super) fn run(action: &KubectlAction, context: &Context<'_>) -> Result<(), Cause> {
+pub(crate) fn run(action: &KubectlAction, context: &Context<'_>) -> Result<(), Cause> {
     for line in lines(action, context) {
         let mut program = context.program(line, None, &action.env)?;
         program.env.entry("KUBECTL_COMMAND_HEADERS".to_owned()).or_insert_with(|| "false".to_owned());

@@ -12,38 +12,38 @@ use pccl_deploy::plan::{Plan, Selection};
 use pccl_deploy::schedule::Options;
 use serde::{Deserialize, Serialize};
 
-use super::failure::DeployError;
+use crate::failure::DeployError;
 
 /// What the command line changes about a deployment. Kept with the run, for `resume` and `retry`.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Choices {
+pub struct Choices {
     /// How much at once: sequential, standard, max, ultra or auto
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
-    pub(super) mode: Option<Mode>,
+    pub mode: Option<Mode>,
 
     /// Only these phases, targets or entries of lists
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub(super) only: Vec<String>,
+    pub only: Vec<String>,
 
     /// Not these phases, targets or entries of lists
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub(super) skip: Vec<String>,
+    pub skip: Vec<String>,
 
     /// This phase and those below it
     #[arg(long, value_name = "PHASE")]
-    pub(super) from: Option<String>,
+    pub from: Option<String>,
 
     /// Most slots in use at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) width: Option<u32>,
+    pub width: Option<u32>,
 
     /// Sizes of waves, such as 8,16; `off` for no waves
     #[arg(long, value_name = "SIZES")]
-    pub(super) waves: Option<String>,
+    pub waves: Option<String>,
 
     /// Targets that may fail before nothing new begins, such as 3 or 10%
     #[arg(long, value_name = "N", value_parser = parse_share)]
-    pub(super) max_failures: Option<Share>,
+    pub max_failures: Option<Share>,
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -57,13 +57,16 @@ fn parse_share(text: &str) -> Result<Share, String> {
 
 /// A file that was read.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) text: String,
+pub struct Source {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
 }
 
 impl Source {
-    pub(super) fn read(path: &Path) -> Result<Self, DeployError> {
+    /// Reads it.
+    pub fn read(path: &Path) -> Result<Self, DeployError> {
         let unreadable = |why: String| DeployError::Unreadable { path: path.display().to_string(), why };
         let text = fs::read_to_string(path).map_err(|e| unreadable(e.to_string()))?;
         let path = fs::canonicalize(path).map_err(|e| unreadable(e.to_string()))?;
@@ -71,12 +74,12 @@ impl Source {
     }
 
     /// Folder that the file's paths are relative to.
-    pub(super) fn base(&self) -> PathBuf {
+    pub fn base(&self) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("/")).to_owned()
     }
 
     /// The deployment, checked.
-    pub(super) fn deployment(&self) -> Result<Deployment, DeployError> {
+    pub fn deployment(&self) -> Result<Deployment, DeployError> {
         let name = self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         Deployment::from_yaml(&self.text, &name).map_err(DeployError::File)
     }
@@ -84,7 +87,7 @@ impl Source {
 
 impl Choices {
     /// The plan of a deployment with these choices.
-    pub(super) fn plan(&self, mut deployment: Deployment) -> Result<Plan, DeployError> {
+    pub fn plan(&self, mut deployment: Deployment) -> Result<Plan, DeployError> {
         if let Some(mode) = self.mode {
             deployment.mode = mode;
         }
@@ -113,7 +116,7 @@ impl Choices {
     }
 
     /// How the plan is run.
-    pub(super) fn options(plan: &Plan, seed: u64) -> Options {
+    pub fn options(plan: &Plan, seed: u64) -> Options {
         let mut options = Options::new(plan);
         options.seed = seed;
         options
@@ -121,7 +124,7 @@ impl Choices {
 }
 
 /// The way back: the `undo` of every phase that has one, in reverse order. What came after a phase is undone before it.
-pub(super) fn undoing(deployment: &Deployment) -> Deployment {
+pub fn undoing(deployment: &Deployment) -> Deployment {
     let mut back = deployment.clone();
     back.invariants.clear();
     back.waves = None;
@@ -143,7 +146,7 @@ fn comes_after(deployment: &Deployment, later: &str, earlier: &str) -> bool {
 }
 
 /// Values of the secrets that the tasks of a plan need.
-pub(super) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, DeployError> {
+pub(crate) fn secrets(plan: &Plan) -> Result<BTreeMap<String, String>, DeployError> {
     let mut wanted: Vec<&str> = Vec::new();
     let gates = plan.deployment.waves.iter().flat_map(|waves| &waves.gates).map(|gate| &gate.run);
     let phases = plan.deployment.phases.iter().enumerate();

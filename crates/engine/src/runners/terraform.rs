@@ -17,25 +17,25 @@ use pccl_deploy::schedule::Cause;
 use serde_json::Value;
 
 use super::Context;
-use crate::deploy::process::{self, Finished};
+use crate::process::{self, Finished};
 
 /// Pause between two looks at the events of a running Terraform.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// One process for several tasks.
-pub(in crate::deploy) struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// The rendered actions; they differ in their address only.
-    pub(in crate::deploy) actions: &'a [TerraformAction],
+    pub(crate) actions: &'a [TerraformAction],
     /// Whether these are all tasks of the phase: then nothing is targeted.
-    pub(in crate::deploy) is_whole: bool,
+    pub(crate) is_whole: bool,
     /// Outputs of earlier processes on this state, oldest first.
-    pub(in crate::deploy) earlier: &'a [PathBuf],
+    pub(crate) earlier: &'a [PathBuf],
     /// Told as soon as all resources of a task are there.
-    pub(in crate::deploy) done: &'a dyn Fn(usize),
+    pub(crate) done: &'a dyn Fn(usize),
 }
 
 /// One task with a state of its own.
-pub(super) fn run_one(action: &TerraformAction, context: &Context<'_>) -> Result<(), Cause> {
+pub(crate) fn run_one(action: &TerraformAction, context: &Context<'_>) -> Result<(), Cause> {
     let earlier = earlier_of(context.log);
     let batch = Batch {
         actions: std::slice::from_ref(action),
@@ -58,7 +58,7 @@ fn earlier_of(log: &Path) -> Vec<PathBuf> {
 }
 
 /// Runs `apply` for all tasks of a batch; one result for each.
-pub(in crate::deploy) fn run(batch: &Batch<'_>, context: &Context<'_>) -> Vec<Result<(), Cause>> {
+pub(crate) fn run(batch: &Batch<'_>, context: &Context<'_>) -> Vec<Result<(), Cause>> {
     let all = |cause: &Cause| batch.actions.iter().map(|_| Err(cause.clone())).collect::<Vec<_>>();
     let Some(first) = batch.actions.first() else { return Vec::new() };
     if let Err(cause) = initialize(first, context, false) {
@@ -339,7 +339,7 @@ impl<'a> Events<'a> {
 
 /// Tasks of an earlier process whose resources are all there, by what it wrote: for a session that goes on after the
 /// engine was killed.
-pub(in crate::deploy) fn completed(log: &Path, addresses: &[String]) -> BTreeMap<String, bool> {
+pub(crate) fn completed(log: &Path, addresses: &[String]) -> BTreeMap<String, bool> {
     let mut open: BTreeMap<String, BTreeSet<String>> =
         addresses.iter().map(|address| (address.clone(), BTreeSet::new())).collect();
     let mut planned = false;

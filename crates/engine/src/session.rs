@@ -16,39 +16,39 @@ use pccl_deploy::schedule::{Cause, Outcome, Prior, Scheduler, Skip};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::attempt::{self, Workshop};
-use super::clock::{Clock, now_ms};
-use super::display::Display;
-use super::engine::{Engine, Message, Summary};
-use super::failure::DeployError;
-use super::process;
-use super::runners::{Site, terraform};
-use super::setup::{self, Choices, Source};
-use super::store::{Store, StoredRun};
+use crate::attempt::{self, Workshop};
+use crate::clock::{Clock, now_ms};
+use crate::display::Display;
+use crate::engine::{Engine, Message, Summary};
+use crate::failure::DeployError;
+use crate::process;
+use crate::runners::{Site, terraform};
+use crate::setup::{self, Choices, Source};
+use crate::store::{Store, StoredRun};
 
 /// Checks of tasks that were in flight run side by side, so many at a time.
 const CHECKS: usize = 16;
 
 /// How a session is shown and kept.
 #[derive(Clone, Debug)]
-pub(super) struct Manner {
-    pub(super) state: Option<PathBuf>,
-    pub(super) durable: bool,
-    pub(super) json: bool,
-    pub(super) quiet: bool,
+pub struct Manner {
+    /// Folder of the journal and the outputs.
+    pub state: Option<PathBuf>,
+    /// Whether what is written is on the disk before anything follows from it.
+    pub durable: bool,
+    /// Records as JSON.
+    pub json: bool,
+    /// Only the end.
+    pub quiet: bool,
 }
 
 /// Where the journal of a deployment lies.
-pub(super) fn folder(state: Option<&Path>, base: &Path, name: &str) -> PathBuf {
+pub fn folder(state: Option<&Path>, base: &Path, name: &str) -> PathBuf {
     state.map_or_else(|| base.join(".pccl-deploy"), Path::to_owned).join(name)
 }
 
 /// `pccl deploy run`.
-pub(super) fn begin(
-    source: &Source,
-    choices: &Choices,
-    manner: &Manner,
-) -> Result<(Summary, i64), DeployError> {
+pub fn begin(source: &Source, choices: &Choices, manner: &Manner) -> Result<(Summary, i64), DeployError> {
     let plan = choices.plan(source.deployment()?)?;
     let secrets = setup::secrets(&plan)?;
     let folder = folder(manner.state.as_deref(), &source.base(), &plan.deployment.name);
@@ -60,7 +60,7 @@ pub(super) fn begin(
 }
 
 /// What `resume` and `retry` go on with.
-pub(super) enum Again {
+pub enum Again {
     /// What is not finished.
     Resume,
     /// And what failed.
@@ -68,7 +68,7 @@ pub(super) enum Again {
 }
 
 /// `pccl deploy resume` and `retry`.
-pub(super) fn go_on(
+pub fn go_on(
     source: &Source,
     run: Option<i64>,
     only: &[String],

@@ -12,26 +12,26 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// Marks every process of an attempt in its environment, so that a later session finds those that still run.
-pub(super) const MARK: &str = "PCCL_DEPLOY_ATTEMPT";
+pub(crate) const MARK: &str = "PCCL_DEPLOY_ATTEMPT";
 
 /// Bytes at the end of an output that are read to find out why an attempt failed.
 const TAIL: u64 = 64 * 1024;
 
 /// A program to run.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Program {
-    pub(super) line: Vec<String>,
-    pub(super) dir: PathBuf,
-    pub(super) env: BTreeMap<String, String>,
+pub(crate) struct Program {
+    pub(crate) line: Vec<String>,
+    pub(crate) dir: PathBuf,
+    pub(crate) env: BTreeMap<String, String>,
     /// Written to its standard input.
-    pub(super) input: Option<String>,
+    pub(crate) input: Option<String>,
     /// Asked to stop by SIGINT instead of SIGTERM.
-    pub(super) stops_by_interrupt: bool,
+    pub(crate) stops_by_interrupt: bool,
 }
 
 /// How the engine reaches a running attempt.
 #[derive(Debug, Default)]
-pub(super) struct Control {
+pub(crate) struct Control {
     group: Mutex<Option<(Pid, bool)>>,
     stopped: AtomicBool,
     timed_out: AtomicBool,
@@ -39,22 +39,22 @@ pub(super) struct Control {
 
 impl Control {
     /// Asks the processes to end, or ends them.
-    pub(super) fn stop(&self, hard: bool) {
+    pub(crate) fn stop(&self, hard: bool) {
         self.stopped.store(true, Ordering::SeqCst);
         self.signal(hard);
     }
 
     /// The attempt has run too long.
-    pub(super) fn time_out(&self, hard: bool) {
+    pub(crate) fn time_out(&self, hard: bool) {
         self.timed_out.store(true, Ordering::SeqCst);
         self.signal(hard);
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    pub(super) fn is_timed_out(&self) -> bool {
+    pub(crate) fn is_timed_out(&self) -> bool {
         self.timed_out.load(Ordering::SeqCst)
     }
 
@@ -78,7 +78,7 @@ impl Control {
 
 /// Why a program did not run to its end.
 #[derive(Debug)]
-pub(super) enum SpawnError {
+pub(crate) enum SpawnError {
     /// There is no such program, or it may not be run.
     NotFound(String),
     /// The system refused.
@@ -87,7 +87,7 @@ pub(super) enum SpawnError {
 
 /// A process that runs.
 #[derive(Debug)]
-pub(super) struct Running<'a> {
+pub(crate) struct Running<'a> {
     child: Child,
     control: &'a Control,
     log: PathBuf,
@@ -95,7 +95,7 @@ pub(super) struct Running<'a> {
 }
 
 /// Starts a program with its output appended to `log`.
-pub(super) fn start<'a>(
+pub(crate) fn start<'a>(
     program: &Program,
     mark: &str,
     log: &Path,
@@ -138,12 +138,12 @@ pub(super) fn start<'a>(
 }
 
 impl Running<'_> {
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for its end. Meanwhile `Control` can stop it.
-    pub(super) fn wait(mut self) -> io::Result<Finished> {
+    pub(crate) fn wait(mut self) -> io::Result<Finished> {
         // Left unreaped until the control forgets it: so its id cannot be another's when a signal is sent.
         let id = WaitId::Pid(Pid::from_child(&self.child));
         while let Err(error) = waitid(id.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
@@ -161,7 +161,7 @@ impl Running<'_> {
     }
 
     /// Whether it still runs; for programs whose output is read while they run.
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         let id = WaitId::Pid(Pid::from_child(&self.child));
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         !matches!(waitid(id, options), Ok(None))
@@ -170,19 +170,19 @@ impl Running<'_> {
 
 /// A process that has ended.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(crate) struct Finished {
     status: ExitStatus,
     log: PathBuf,
     begins_at: u64,
 }
 
 impl Finished {
-    pub(super) fn success(&self) -> bool {
+    pub(crate) fn success(&self) -> bool {
         self.status.success()
     }
 
     /// Exit status or signal, in words.
-    pub(super) fn how(&self) -> String {
+    pub(crate) fn how(&self) -> String {
         match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
@@ -191,7 +191,7 @@ impl Finished {
     }
 
     /// The end of its output.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(&self.log)?;
             let end = file.metadata()?.len();
@@ -205,7 +205,7 @@ impl Finished {
 }
 
 /// When a process started, as the kernel counts.
-pub(super) fn started(pid: u32) -> Option<u64> {
+pub(crate) fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may contain anything; behind it the start time is the 20th field.
     let (_, rest) = stat.rsplit_once(')')?;
@@ -217,7 +217,7 @@ pub(super) fn started(pid: u32) -> Option<u64> {
 }
 
 /// Marks of attempts whose processes still run, with their process ids.
-pub(super) fn survivors(prefix: &str) -> BTreeMap<String, Vec<u32>> {
+pub(crate) fn survivors(prefix: &str) -> BTreeMap<String, Vec<u32>> {
     let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return found };
     for entry in processes.flatten() {

@@ -2,7 +2,7 @@
 
 mod http;
 mod kubectl;
-pub(super) mod terraform;
+pub(crate) mod terraform;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,39 +13,39 @@ use pccl_deploy::classify::classify;
 use pccl_deploy::file::{Action, CommandAction, EnvValue, HelmAction, PcclAction, Time};
 use pccl_deploy::schedule::Cause;
 
-use super::process::{self, Control, Finished, Program, SpawnError};
+use crate::process::{self, Control, Finished, Program, SpawnError};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(crate) struct Site {
     /// Folder of the deployment file: paths are relative to it.
-    pub(super) base: PathBuf,
+    pub(crate) base: PathBuf,
     /// Values of the secrets that the file names.
-    pub(super) secrets: BTreeMap<String, String>,
+    pub(crate) secrets: BTreeMap<String, String>,
     /// Folders where `terraform init` has run in this session.
-    pub(super) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
+    pub(crate) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
 }
 
 /// Where one attempt runs.
-pub(super) struct Context<'a> {
-    pub(super) site: &'a Site,
-    pub(super) control: &'a Control,
+pub(crate) struct Context<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) control: &'a Control,
     /// File that its output goes to.
-    pub(super) log: &'a Path,
+    pub(crate) log: &'a Path,
     /// Value of the mark in the environment of its processes.
-    pub(super) mark: &'a str,
+    pub(crate) mark: &'a str,
     /// Longest time of one attempt.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
     /// What Terraform may do at once.
-    pub(super) parallelism: Option<u32>,
+    pub(crate) parallelism: Option<u32>,
     /// Told about every process that starts.
-    pub(super) started: &'a dyn Fn(u32),
+    pub(crate) started: &'a dyn Fn(u32),
     /// Told when the API throttles.
-    pub(super) throttled: &'a dyn Fn(Option<Duration>),
+    pub(crate) throttled: &'a dyn Fn(Option<Duration>),
 }
 
 /// Runs an action whose templates have been rendered.
-pub(super) fn run(action: &Action, context: &Context<'_>) -> Result<(), Cause> {
+pub(crate) fn run(action: &Action, context: &Context<'_>) -> Result<(), Cause> {
     match action {
         Action::Command(action) => command(action, context),
         Action::Pccl(action) => pccl(action, context),
@@ -63,7 +63,7 @@ pub(super) fn run(action: &Action, context: &Context<'_>) -> Result<(), Cause> {
 
 impl Context<'_> {
     /// Runs a program to its end; anything but success is a cause.
-    pub(super) fn execute(&self, program: &Program) -> Result<Finished, Cause> {
+    pub(crate) fn execute(&self, program: &Program) -> Result<Finished, Cause> {
         let running = process::start(program, self.mark, self.log, self.control).map_err(cause)?;
         (self.started)(running.pid());
         let finished = running
@@ -74,7 +74,7 @@ impl Context<'_> {
     }
 
     /// Why a finished process did not succeed.
-    pub(super) fn judge(&self, finished: &Finished) -> Result<(), Cause> {
+    pub(crate) fn judge(&self, finished: &Finished) -> Result<(), Cause> {
         if finished.success() {
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl Context<'_> {
     }
 
     /// Whether the engine has ended the attempt.
-    pub(super) fn interrupted(&self) -> Result<(), Cause> {
+    pub(crate) fn interrupted(&self) -> Result<(), Cause> {
         if self.control.is_timed_out() {
             Err(Cause::TimedOut)
         } else if self.control.is_stopped() {
@@ -94,7 +94,7 @@ impl Context<'_> {
     }
 
     /// A program with the environment of an action.
-    pub(super) fn program(
+    pub(crate) fn program(
         &self,
         line: Vec<String>,
         dir: Option<&String>,
@@ -105,7 +105,7 @@ impl Context<'_> {
     }
 
     /// Values of an environment or of headers.
-    pub(super) fn values(
+    pub(crate) fn values(
         &self,
         values: &BTreeMap<String, EnvValue>,
     ) -> Result<BTreeMap<String, String>, Cause> {

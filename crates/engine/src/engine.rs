@@ -13,13 +13,13 @@ use pccl_deploy::journal::{History, Record};
 use pccl_deploy::plan::TaskId;
 use pccl_deploy::schedule::{Command, Counts, Event, Outcome, Scheduler};
 
-use super::attempt::{self, Job};
-use super::clock::Clock;
-use super::display::Display;
-use super::failure::DeployError;
-use super::process::Control;
-use super::runners::Site;
-use super::store::Store;
+use crate::attempt::{self, Job};
+use crate::clock::Clock;
+use crate::display::Display;
+use crate::failure::DeployError;
+use crate::process::Control;
+use crate::runners::Site;
+use crate::store::Store;
 
 /// Time between asking processes to end and ending them.
 const GRACE: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ const FAULT: &str = "PCCL_FAULT_DEPLOY_RECORDS";
 
 /// What attempts and signals tell the engine.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// A process of these tasks started.
     Process { tasks: Vec<TaskId>, pid: u32, log: PathBuf },
     /// The API throttles a task that goes on.
@@ -54,21 +54,24 @@ struct Active {
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Summary {
-    pub(super) counts: Counts,
-    pub(super) stopped: bool,
-    pub(super) took: Duration,
+pub struct Summary {
+    /// How many tasks are where.
+    pub counts: Counts,
+    /// Whether the operator stopped it.
+    pub stopped: bool,
+    /// How long the session took.
+    pub took: Duration,
 }
 
-pub(super) struct Engine {
-    pub(super) scheduler: Scheduler,
-    pub(super) store: Store,
-    pub(super) run: i64,
-    pub(super) clock: Clock,
-    pub(super) site: Arc<Site>,
-    pub(super) display: Display,
-    pub(super) sender: Sender<Message>,
-    pub(super) receiver: Receiver<Message>,
+pub(crate) struct Engine {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) store: Store,
+    pub(crate) run: i64,
+    pub(crate) clock: Clock,
+    pub(crate) site: Arc<Site>,
+    pub(crate) display: Display,
+    pub(crate) sender: Sender<Message>,
+    pub(crate) receiver: Receiver<Message>,
     names: Vec<String>,
     /// Number of the last attempt of each task, over all sessions.
     numbers: Vec<u32>,
@@ -82,7 +85,7 @@ pub(super) struct Engine {
 
 impl Engine {
     #[expect(clippy::too_many_arguments, reason = "all of them are owned by the engine from here on")]
-    pub(super) fn new(
+    pub(crate) fn new(
         scheduler: Scheduler,
         store: Store,
         run: i64,
@@ -121,7 +124,7 @@ impl Engine {
     }
 
     /// Runs to the end.
-    pub(super) fn run(mut self, first: Vec<Record>) -> Result<(Summary, Store), DeployError> {
+    pub(crate) fn run(mut self, first: Vec<Record>) -> Result<(Summary, Store), DeployError> {
         self.records = first;
         let begun = self.clock.now();
         let result = self.work();
@@ -182,7 +185,7 @@ impl Engine {
         match message {
             Message::Process { tasks, pid, log } => {
                 let tasks = tasks.iter().map(|task| self.names[task.index()].clone()).collect();
-                let started = super::process::started(pid).unwrap_or(0);
+                let started = crate::process::started(pid).unwrap_or(0);
                 let output = log.display().to_string();
                 self.records.push(Record::Process { tasks, pid, started, output });
             }

@@ -9,10 +9,10 @@ use pccl_deploy::journal::Record;
 use pccl_deploy::plan::Plan;
 use pccl_deploy::schedule::{Outcome, Scheduler, TaskState};
 
-use super::clock::Stamp;
+use crate::clock::Stamp;
 
 /// How a run is shown.
-pub(super) enum Display {
+pub(crate) enum Display {
     /// A bar for each phase, a cell for each target.
     Bars(Box<Bars>),
     /// A line for each event.
@@ -23,7 +23,7 @@ pub(super) enum Display {
     Quiet,
 }
 
-pub(super) struct Bars {
+pub(crate) struct Bars {
     group: MultiProgress,
     phases: Vec<Option<ProgressBar>>,
     cells: ProgressBar,
@@ -31,7 +31,7 @@ pub(super) struct Bars {
 }
 
 impl Display {
-    pub(super) fn new(json: bool, quiet: bool, plan: &Plan) -> Self {
+    pub(crate) fn new(json: bool, quiet: bool, plan: &Plan) -> Self {
         if json {
             Self::Json
         } else if quiet {
@@ -44,7 +44,7 @@ impl Display {
     }
 
     /// Shows a record that has been written.
-    pub(super) fn record(&mut self, record: &Record) {
+    pub(crate) fn record(&mut self, record: &Record) {
         match self {
             Self::Json => {
                 if let Ok(line) = serde_json::to_string(record) {
@@ -68,7 +68,7 @@ impl Display {
     }
 
     /// A note that is no record.
-    pub(super) fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         match self {
             Self::Lines => say(text),
             Self::Bars(bars) => drop(bars.group.println(text)),
@@ -77,13 +77,13 @@ impl Display {
     }
 
     /// Shows where the run stands.
-    pub(super) fn standing(&mut self, scheduler: &Scheduler) {
+    pub(crate) fn standing(&mut self, scheduler: &Scheduler) {
         if let Self::Bars(bars) = self {
             bars.update(scheduler);
         }
     }
 
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Self::Bars(bars) = self {
             for bar in bars.phases.iter().flatten().chain([&bars.cells, &bars.waits]) {
                 bar.abandon();
@@ -214,7 +214,7 @@ fn waits(scheduler: &Scheduler) -> String {
 }
 
 /// A time for people.
-pub(super) fn time(time: Duration) -> String {
+pub fn time(time: Duration) -> String {
     let rounded = if time >= Duration::from_secs(10) { Duration::from_secs(time.as_secs()) } else { time };
     Time(rounded).to_string()
 }

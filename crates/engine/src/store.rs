@@ -10,8 +10,8 @@ use pccl_deploy::journal::{History, Record};
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{FlockOperation, flock};
 
-use super::failure::DeployError;
-use super::setup::Choices;
+use crate::failure::DeployError;
+use crate::setup::Choices;
 
 /// Tables of version 1.
 const SCHEMA: &str = "
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS session (one INTEGER PRIMARY KEY CHECK (one = 1), fen
 
 /// The journal of one deployment.
 #[derive(Debug)]
-pub(super) struct Store {
+pub struct Store {
     database: Connection,
     folder: PathBuf,
     /// Held while this session may write.
@@ -36,19 +36,24 @@ pub(super) struct Store {
 
 /// One run, as the journal has it.
 #[derive(Debug)]
-pub(super) struct StoredRun {
-    pub(super) id: i64,
-    pub(super) created_ms: u64,
+pub struct StoredRun {
+    /// Counts from 1.
+    pub id: i64,
+    /// When it began.
+    pub created_ms: u64,
     /// Path of the deployment file when the run began.
-    pub(super) file: String,
-    pub(super) text: String,
-    pub(super) choices: Choices,
-    pub(super) history: History,
+    pub file: String,
+    /// The deployment, as it was then.
+    pub text: String,
+    /// What the command line said.
+    pub choices: Choices,
+    /// What has happened.
+    pub history: History,
 }
 
 impl Store {
     /// Opens the journal in `folder`, which is made if it is not there.
-    pub(super) fn open(folder: &Path, durable: bool) -> Result<Self, DeployError> {
+    pub fn open(folder: &Path, durable: bool) -> Result<Self, DeployError> {
         fs::create_dir_all(folder).map_err(|e| DeployError::system("make", folder, &e))?;
         let database = Connection::open(folder.join("journal.db"))?;
         database.busy_timeout(std::time::Duration::from_secs(10))?;
@@ -59,12 +64,12 @@ impl Store {
     }
 
     /// Where the outputs of a run's attempts are kept.
-    pub(super) fn logs(&self, run: i64) -> PathBuf {
+    pub fn logs(&self, run: i64) -> PathBuf {
         self.folder.join(format!("run-{run}"))
     }
 
     /// Takes the lock and a new fence.
-    pub(super) fn lock(&mut self, operator: &str, now_ms: u64) -> Result<u64, DeployError> {
+    pub(crate) fn lock(&mut self, operator: &str, now_ms: u64) -> Result<u64, DeployError> {
         let path = self.folder.join("lock");
         let file = OpenOptions::new()
             .create(true)
@@ -96,7 +101,7 @@ impl Store {
     }
 
     /// Begins a run.
-    pub(super) fn create(
+    pub(crate) fn create(
         &mut self,
         file: &str,
         text: &str,
@@ -113,7 +118,7 @@ impl Store {
     }
 
     /// Writes records, all or none; they are on the disk when this returns.
-    pub(super) fn append(&mut self, run: i64, records: &[Record]) -> Result<(), DeployError> {
+    pub(crate) fn append(&mut self, run: i64, records: &[Record]) -> Result<(), DeployError> {
         let transaction = self.database.transaction()?;
         let fence: u64 = transaction.query_row("SELECT fence FROM session", [], |row| row.get(0))?;
         if fence != self.fence {
@@ -133,7 +138,7 @@ impl Store {
     }
 
     /// A run by its number, or the newest one.
-    pub(super) fn load(&mut self, run: Option<i64>) -> Result<Option<StoredRun>, DeployError> {
+    pub fn load(&mut self, run: Option<i64>) -> Result<Option<StoredRun>, DeployError> {
         let sql = "SELECT id, created_ms, file, text, choices FROM runs
                    WHERE id = ?1 OR ?1 IS NULL ORDER BY id DESC LIMIT 1";
         let row = self
@@ -165,7 +170,7 @@ impl Store {
     }
 
     /// The histories of the last runs, for estimates.
-    pub(super) fn runs(&self) -> Result<Vec<i64>, DeployError> {
+    pub fn runs(&self) -> Result<Vec<i64>, DeployError> {
         let mut query = self.database.prepare("SELECT id FROM runs ORDER BY id DESC LIMIT 20")?;
         let rows = query.query_map([], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)

@@ -15,7 +15,7 @@ use super::Context;
 const SECONDS: u32 = 30;
 
 /// An HTTP request whose answer must be right.
-pub(super) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), Cause> {
+pub(crate) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), Cause> {
     let mut settings = Settings::new(&action.url);
     let body = action.body.as_ref().map(|body| match body {
         Value::String(text) => text.clone(),
@@ -60,7 +60,7 @@ pub(super) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), 
 }
 
 /// A Prometheus query whose values must all be right.
-pub(super) fn query(action: &PrometheusAction, context: &Context<'_>) -> Result<(), Cause> {
+pub(crate) fn query(action: &PrometheusAction, context: &Context<'_>) -> Result<(), Cause> {
     let expect = Comparison::parse(&action.expect)
         .ok_or_else(|| Cause::Impossible { what: format!("`{}` is no comparison", action.expect) })?;
     let mut settings = Settings::new(&format!("{}/api/v1/query", action.url.trim_end_matches('/')));

@@ -12,17 +12,17 @@ use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::schedule::{Cause, Outcome, Scheduler};
 use pccl_deploy::template::{Renderer, TemplateError};
 
-use super::engine::Message;
-use super::process::Control;
-use super::runners::terraform::{self, Batch};
-use super::runners::{self, Context, Site};
+use crate::engine::Message;
+use crate::process::Control;
+use crate::runners::terraform::{self, Batch};
+use crate::runners::{self, Context, Site};
 
 /// Stack of a job's thread: it only waits and reads.
 const STACK: usize = 256 * 1024;
 
 /// One thread's work.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     /// An attempt of one task.
     Single(Single),
     /// Attempts of tasks that share a Terraform state.
@@ -33,7 +33,7 @@ pub(super) enum Job {
 
 /// One action, and what must be true afterwards.
 #[derive(Debug)]
-pub(super) struct Single {
+pub(crate) struct Single {
     task: TaskId,
     action: Result<Action, TemplateError>,
     verify: Option<Result<Action, TemplateError>>,
@@ -42,7 +42,7 @@ pub(super) struct Single {
 
 /// Several tasks, one process.
 #[derive(Debug)]
-pub(super) struct Together {
+pub(crate) struct Together {
     tasks: Vec<TaskId>,
     actions: Result<Vec<TerraformAction>, TemplateError>,
     verifies: Vec<Option<Result<Action, TemplateError>>>,
@@ -61,7 +61,7 @@ struct Paper {
 }
 
 impl Job {
-    pub(super) fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         match self {
             Self::Single(single) | Self::Gate(single, _) => single.paper.timeout,
             Self::Batch(batch) => batch.paper.timeout,
@@ -70,23 +70,23 @@ impl Job {
 }
 
 /// Makes jobs.
-pub(super) struct Workshop {
+pub(crate) struct Workshop {
     renderer: Renderer,
     logs: PathBuf,
     mark: String,
 }
 
 /// File name of the output of an attempt.
-pub(super) fn log_name(task: &str, attempt: u32) -> String {
+pub fn log_name(task: &str, attempt: u32) -> String {
     format!("{}.{attempt}.log", task.replace('/', "__"))
 }
 
 impl Workshop {
-    pub(super) fn new(plan: &Plan, logs: PathBuf, mark: String) -> Self {
+    pub(crate) fn new(plan: &Plan, logs: PathBuf, mark: String) -> Self {
         Self { renderer: Renderer::new(&plan.deployment, &plan.catalog), logs, mark }
     }
 
-    pub(super) fn single(&self, scheduler: &Scheduler, task: TaskId, attempt: u32) -> Job {
+    pub(crate) fn single(&self, scheduler: &Scheduler, task: TaskId, attempt: u32) -> Job {
         let plan = scheduler.plan();
         let (phase, name) = (plan.phase_of(task), plan.name(task));
         let context = self.renderer.context(&phase.name, plan.subject(task));
@@ -104,7 +104,7 @@ impl Workshop {
         })
     }
 
-    pub(super) fn batch(&self, scheduler: &Scheduler, tasks: Vec<TaskId>) -> Job {
+    pub(crate) fn batch(&self, scheduler: &Scheduler, tasks: Vec<TaskId>) -> Job {
         let plan = scheduler.plan();
         let phase = plan.phase_of(tasks[0]);
         let contexts: Vec<_> =
@@ -136,7 +136,7 @@ impl Workshop {
         })
     }
 
-    pub(super) fn gate(&self, scheduler: &Scheduler, wave: u32, gate: usize) -> Job {
+    pub(crate) fn gate(&self, scheduler: &Scheduler, wave: u32, gate: usize) -> Job {
         let rules = scheduler.plan().deployment.waves.as_ref().map(|waves| &waves.gates);
         let rule = rules.and_then(|gates| gates.get(gate));
         let context = self.renderer.wave_context(wave as usize + 1);
@@ -158,7 +158,7 @@ impl Workshop {
 }
 
 /// Outputs of the batches of a phase, oldest first.
-pub(super) fn batch_logs(logs: &Path, phase: &str) -> Vec<PathBuf> {
+pub(crate) fn batch_logs(logs: &Path, phase: &str) -> Vec<PathBuf> {
     let prefix = format!("{phase}.batch-");
     let mut found: Vec<PathBuf> = fs::read_dir(logs)
         .into_iter()
@@ -172,7 +172,7 @@ pub(super) fn batch_logs(logs: &Path, phase: &str) -> Vec<PathBuf> {
 }
 
 /// Starts the thread of a job.
-pub(super) fn spawn(job: Job, number: u64, site: Arc<Site>, control: Arc<Control>, sender: Sender<Message>) {
+pub(crate) fn spawn(job: Job, number: u64, site: Arc<Site>, control: Arc<Control>, sender: Sender<Message>) {
     let tell = sender.clone();
     let tasks = match &job {
         Job::Single(single) => vec![single.task],
@@ -297,7 +297,7 @@ fn together(batch: &Together, site: &Site, control: &Control, sender: &Sender<Me
 }
 
 /// Asks the check of a task that was in flight when the engine ended.
-pub(super) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), Cause>> {
+pub(crate) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), Cause>> {
     let Job::Single(single) = single else { return None };
     single.verify.as_ref()?;
     let control = Control::default();
@@ -315,7 +315,7 @@ pub(super) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), 
 
 impl Workshop {
     /// The Terraform address of a task.
-    pub(super) fn address(&self, scheduler: &Scheduler, task: TaskId) -> Option<String> {
+    pub(crate) fn address(&self, scheduler: &Scheduler, task: TaskId) -> Option<String> {
         let plan = scheduler.plan();
         let phase = plan.phase_of(task);
         let context = self.renderer.context(&phase.name, plan.subject(task));

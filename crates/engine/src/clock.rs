@@ -5,35 +5,35 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The engine's clock: it does not go back, and its readings can be shown as time of day.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     begun: Instant,
     begun_ms: u64,
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { begun: Instant::now(), begun_ms: now_ms() }
     }
 
     /// Time since the start.
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
     /// A reading as milliseconds since 1970.
-    pub(super) fn at_ms(&self, reading: Duration) -> u64 {
+    pub(crate) fn at_ms(&self, reading: Duration) -> u64 {
         self.begun_ms + reading.as_millis() as u64
     }
 }
 
 /// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Milliseconds since 1970 as `2026-11-22 01:02:03 UTC`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp(pub(super) u64);
+pub struct Stamp(pub u64);
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,31 @@
+//! The deployment engine: real processes, a journal and displays around the pure core in `pccl-deploy`.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `session` | begins a run, goes on after a crash, tries again what failed |
+//! | `engine` | the loop between the scheduler, the processes and the journal |
+//! | `attempt`, `process`, `runners` | one attempt of a task: its processes, and the tools that it runs |
+//! | `store` | the journal: records in order, a lock, a fence |
+//! | `display` | what the operator sees meanwhile |
+//! | `setup` | from a file and the command line to a plan |
+#![forbid(unsafe_code)]
+
+mod attempt;
+mod clock;
+mod display;
+mod engine;
+mod failure;
+mod process;
+mod runners;
+mod session;
+mod setup;
+mod store;
+
+pub use attempt::log_name;
+pub use clock::{Stamp, now_ms};
+pub use display::time;
+pub use engine::Summary;
+pub use failure::DeployError;
+pub use session::{Again, Manner, begin, folder, go_on};
+pub use setup::{Choices, Source, undoing};
+pub use store::{Store, StoredRun};
