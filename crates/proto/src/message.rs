@@ -293,6 +293,8 @@ pub enum MasterMessage {
         heard: u64,
         /// Whether the master's lease is valid (see `Mandate`).
         leased: bool,
+        /// Whether the receiver's epoch goes on. If not it starts no attempt before it has heard what came after.
+        goes_on: bool,
     },
     /// This master is not active.
     NotActive {

@@ -30,10 +30,17 @@ pub enum Rule {
     SayWithoutLease,
     /// Newcomers may form the next epoch once no member has been heard for `master_timeout`.
     FollowTheGone,
+    /// Who has reported at the end of an epoch starts nothing before it knows whether that epoch has ended, whichever
+    /// master says so.
+    WaitForTheNext,
+    /// A master whose lease is over decides nothing until the store has renewed it.
+    LeaseEnds,
+    /// The store refuses what a master of an older term writes.
+    TermFences,
 }
 
 impl Rule {
-    /// Every one.
+    /// Every one that random schedules miss soon.
     pub const ALL: &[Self] = &[
         Self::JudgeTheAttached,
         Self::HighestTerm,
@@ -44,8 +51,14 @@ impl Rule {
         Self::NumberAttempts,
         Self::SettlingEndsSession,
         Self::SilenceIsNoConsent,
+        Self::SayWithoutLease,
         Self::FollowTheGone,
+        Self::LeaseEnds,
+        Self::TermFences,
     ];
+
+    /// Those that show in so few schedules that only a story tells of them.
+    pub const TOLD: &[Self] = &[Self::WaitForTheNext];
 }
 
 /// Limits and rules of a machine.

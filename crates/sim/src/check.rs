@@ -47,6 +47,8 @@ pub(crate) struct Check {
     terms: BTreeMap<ProcId, Term>,
     epochs: BTreeMap<ProcId, (SessionId, Epoch)>,
     warm_by: u64,
+    /// When a master was last able to decide anything.
+    decided: u64,
 }
 
 impl Check {
@@ -60,6 +62,7 @@ impl Check {
             terms: BTreeMap::new(),
             epochs: BTreeMap::new(),
             warm_by: 4_000_000,
+            decided: 0,
         }
     }
 
@@ -315,10 +318,18 @@ impl World {
                     return Err(format!("a failure, but it succeeded on {}", self.procs[*q].name));
                 }
             }
+            OpError::Ended(_) if self.is_member(p) => {
+                return Err("it says that its peer's life is over, and that goes on".into());
+            }
             OpError::Ended(EndReason::MasterLost) => self.stats.op("restored by settlement"),
             OpError::Ended(_) | OpError::InputLost(_) => self.stats.op("ended with its peer"),
         }
         Ok(())
+    }
+
+    /// Whether the peer's life goes on.
+    fn is_member(&self, p: ProcId) -> bool {
+        matches!(&self.procs[p].body, Some(Body::Peer(peer)) if *peer.phase() == Phase::Member)
     }
 
     // ---- progress ----
@@ -326,6 +337,7 @@ impl World {
     /// Every tenth of a second: is somebody in charge, is everybody there, is it over?
     pub(crate) fn watch(&mut self) {
         self.supervise();
+        self.nobody_waits_for_ever();
         if self.healed.is_none() && self.plan.told && self.now > 120_000_000 {
             self.check.fail("the story does not go on: what it waits for does not come".into());
         }
@@ -350,6 +362,25 @@ impl World {
             }
         }
         self.after(100_000, Event::Watch);
+    }
+
+    /// Without anybody who decides, peers settle after `master_timeout`, whatever answers them.
+    fn nobody_waits_for_ever(&mut self) {
+        let decides = |p: ProcId| match &self.procs[p].body {
+            Some(Body::Master(master)) => self.is_running(p) && master.may_decide(self.time(p)),
+            _ => false,
+        };
+        if self.living.values().copied().any(decides) {
+            self.check.decided = self.now;
+        }
+        let patience = u64::from(self.plan.settings.master_timeout_ms) * 1000 + 2_500_000;
+        let waits = |p: ProcId| self.is_member(p) && self.is_running(p);
+        let for_ever = |p: &ProcId| self.now > self.check.decided.max(self.procs[*p].awake) + patience;
+        let found = self.living.values().copied().find(|p| waits(*p) && for_ever(p));
+        if let Some(p) = found.filter(|_| self.plan.spoiled_per_mille == 0) {
+            let text = format!("{} waits for a master, and nobody decides anything", self.procs[p].name);
+            self.check.fail(text);
+        }
     }
 
     fn apps(&self, group: PeerGroup) -> impl Iterator<Item = (ProcId, &crate::app::App)> {

@@ -27,7 +27,7 @@ pub(crate) enum Fault {
     StoreWorks,
     /// A host is back.
     Light(Host),
-    /// Masters may begin again.
+    /// Masters may begin again, and the store answers again.
     Masters,
     /// A script goes on.
     Follow,
@@ -103,7 +103,10 @@ impl World {
             Fault::Light(host) => {
                 self.dark.remove(&host);
             }
-            Fault::Masters => self.no_masters = false,
+            Fault::Masters => {
+                self.no_masters = false;
+                self.store.silent = false;
+            }
             Fault::Heal => self.heal(),
         }
     }
@@ -114,6 +117,7 @@ impl World {
         self.cuts.clear();
         self.dark.clear();
         self.store.troubled = false;
+        self.store.silent = false;
         self.no_masters = false;
         for p in 0..self.procs.len() {
             self.go_on(p);
@@ -321,9 +325,20 @@ impl World {
         }
     }
 
-    /// All masters end, and none begins until the peers have lost patience, most often.
+    /// Nobody decides until the peers have lost patience, most often: all masters end, or their store is silent.
     fn masters_away(&mut self) {
-        if self.no_masters {
+        if self.no_masters || self.store.silent {
+            return;
+        }
+        let long = u64::from(self.plan.settings.master_timeout_ms) * 1000;
+        let long = long * 3 / 4 + self.random.below(long);
+        if self.plan.lease_ms > 0 && self.chance(50) {
+            // The lease must be over, and everybody's patience at an end.
+            let long = long + self.random.below(6_000_000);
+            self.after(long, Event::Fault(Fault::Masters));
+            self.stats.fault("store silent for long");
+            say!(self, "the store is silent for {} ms", long / 1000);
+            self.store.silent = true;
             return;
         }
         self.stats.fault("no master for long");
@@ -333,10 +348,8 @@ impl World {
             self.crash(p, false);
         }
         self.no_masters = true;
-        let long = u64::from(self.plan.settings.master_timeout_ms) * 1000;
-        let long = long * 3 / 4 + self.random.below(long);
-        say!(self, "no master for {} ms", long / 1000);
         self.after(long, Event::Fault(Fault::Masters));
+        say!(self, "no master for {} ms", long / 1000);
     }
 
     fn another_master(&mut self) {

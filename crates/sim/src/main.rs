@@ -2,7 +2,7 @@
 //!
 //! `--ends [STRIDE]`: every process of a small run ends at every step (or every STRIDEth).
 //! `--story FILE`: what a script in `crates/sim/scenarios` tells.
-//! `--prove`: every rule of the protocol is missed when it is switched off.
+//! `--prove [RULE]`: every rule of the protocol is missed when it is switched off, or this one.
 //! `--hostile N`: N runs over a network that spoils bytes, in which nobody may panic.
 //! `--hostile-seed SEED`: one of these, told in full.
 //! `--end PEERS inside|caller PROCESS STEP`: one of these, told in full.
@@ -17,7 +17,7 @@ use pccl_sim::{Outcome, Stats, Story, every_end, hostile, missed, one_end, run_s
 /// A missing rule must show within so many.
 const MOST_SCHEDULES: u64 = 20_000;
 
-const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove | \
+const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove [RULE] | \
      --hostile N | --hostile-seed SEED | --story FILE";
 
 fn main() -> ExitCode {
@@ -28,7 +28,11 @@ fn main() -> ExitCode {
         ["--ends"] => Some(ends(1)),
         ["--ends", stride] => stride.parse().ok().map(ends),
         ["--end", peers, recovery, process, step] => one(peers, recovery, process, step),
-        ["--prove"] => Some(prove()),
+        ["--prove"] => Some(prove(Rule::ALL)),
+        ["--prove", rule] => {
+            let named = |r: &Rule| format!("{r:?}") == rule;
+            [Rule::ALL, Rule::TOLD].concat().into_iter().find(named).map(|r| prove(&[r]))
+        }
         ["--story", file] => Some(story(file)),
         ["--hostile", runs] => runs.parse().ok().map(|n| many(1, n, hostile, "--hostile-seed ")),
         ["--hostile-seed", seed] => seed.parse().ok().map(|n| tell(&format!("seed {n}"), &hostile(n, true))),
@@ -93,9 +97,9 @@ fn many(first: u64, runs: u64, run: fn(u64, bool) -> Outcome, again: &str) -> Ex
 }
 
 /// Every rule of the protocol is missed when it is not in force.
-fn prove() -> ExitCode {
+fn prove(rules: &[Rule]) -> ExitCode {
     let mut failed = 0;
-    for rule in Rule::ALL {
+    for rule in rules {
         let Some((seed, wrong)) = missed(*rule, MOST_SCHEDULES) else {
             failed += 1;
             println!("without {rule:?}: nothing went wrong in {MOST_SCHEDULES} schedules");
@@ -103,7 +107,7 @@ fn prove() -> ExitCode {
         };
         println!("without {rule:?}: schedule {seed}: {wrong}");
     }
-    println!("{} passed, {failed} failed", Rule::ALL.len() as u64 - failed);
+    println!("{} passed, {failed} failed", rules.len() as u64 - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -230,7 +230,8 @@ impl Plan {
         let name = (self.seed << 20) ^ (u64::from(group.0) << 60) ^ number;
         let r = &mut Seeded::new(name.wrapping_mul(0x9e37_79b9));
         let dice = r.below(100);
-        if !calls && dice < 12 {
+        // Newcomers wait for a vote: the program has one now and then, whatever the dice say.
+        if !calls && (dice < 12 || (number % 10 == 9 && !self.simple)) {
             return Round::Vote(VoteKind::UpdateTopology);
         }
         if !calls && dice < 16 && !self.simple {

@@ -1,7 +1,7 @@
 //! Stories: a small world, told what happens to it by a script, beside a golden trace of what it does.
 //!
 //! A script is a text file of lines, read from the top. `peers N`, `masters N`, `lease MS`, `master_timeout MS`, `caller
-//! recovers` and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
+//! recovers`, `no backups` and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
 //! Then: `when TEXT` waits until a line of the trace contains the text, `wait MS` waits, everything else is done at once:
 //!
 //! * `cut A B`, `mend A B`: two processes do not hear each other, and do again
@@ -115,16 +115,17 @@ impl Story {
                 number(ms).map(|ms| self.plan.settings.master_timeout_ms = ms).is_some()
             }
             ["seed", n] => number(n).map(|n| self.plan.seed = n.into()).is_some(),
+            ["no", "backups"] => {
+                self.plan.settings.enable_buffer_backup = false;
+                true
+            }
             ["caller", "recovers"] => {
                 self.plan.settings.recovery = Recovery::ByCaller;
                 true
             }
             ["without", rule] => {
-                self.without = Rule::ALL
-                    .iter()
-                    .copied()
-                    .chain([Rule::SayWithoutLease])
-                    .find(|r| format!("{r:?}") == rule);
+                self.without =
+                    [Rule::ALL, Rule::TOLD].concat().into_iter().find(|r| format!("{r:?}") == rule);
                 self.without.is_some()
             }
             _ => false,
@@ -281,10 +282,7 @@ impl World {
                 }
             }
             Act::NoMasters => self.no_masters = true,
-            Act::Heal => {
-                self.store.silent = false;
-                self.fault(Fault::Heal);
-            }
+            Act::Heal => self.fault(Fault::Heal),
             Act::End => self.over = true,
             Act::When(_) | Act::Wait(_) => {}
         }

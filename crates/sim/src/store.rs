@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pccl_proto::ids::{Epoch, PeerGroup, SessionId};
-use pccl_proto::record::{RunRecord, StoreReply, StoreRequest};
+use pccl_proto::record::{GroupRecord, RunRecord, StoreReply, StoreRequest};
 
 /// The record, and every epoch that was ever written.
 #[derive(Default)]
@@ -17,6 +17,8 @@ pub(crate) struct Store {
     pub(crate) silent: bool,
     /// While set, requests are answered as if nobody knew, and take effect this much later, microseconds.
     pub(crate) late_us: Option<u64>,
+    /// It takes what masters of older terms write: the rule against that is not in force.
+    pub(crate) unfenced: bool,
 }
 
 /// An epoch that a write has begun.
@@ -31,19 +33,23 @@ pub(crate) struct Begun {
 impl Store {
     /// Carries out a request; says which epoch it began, or what rule it broke.
     pub(crate) fn apply(&mut self, request: &StoreRequest) -> (StoreReply, Result<Option<Begun>, String>) {
-        let old = self.record.clone();
-        let reply = self.record.apply(request);
-        let begun = match (request, &reply) {
-            (StoreRequest::Write { group, .. }, StoreReply::Written { .. }) => {
-                self.begun(&old, *group).map(Some)
-            }
-            _ => Ok(None),
+        let StoreRequest::Write { group, .. } = request else {
+            return (self.record.apply(request), Ok(None));
         };
-        (reply, begun)
+        let old = self.record.groups.get(group).cloned().unwrap_or_default();
+        let mut request = request.clone();
+        if let StoreRequest::Write { term, .. } = &mut request
+            && self.unfenced
+        {
+            *term = self.record.term;
+        }
+        let reply = self.record.apply(&request);
+        let StoreReply::Written { .. } = reply else { return (reply, Ok(None)) };
+        let begun = self.begun(&old, *group);
+        (reply, begun.map(Some))
     }
 
-    fn begun(&mut self, old: &RunRecord, group: PeerGroup) -> Result<Begun, String> {
-        let before = old.groups.get(&group).cloned().unwrap_or_default();
+    fn begun(&mut self, before: &GroupRecord, group: PeerGroup) -> Result<Begun, String> {
         let now = self.record.groups.get(&group).cloned().unwrap_or_default();
         if now.epoch != before.epoch.next() {
             return Err(format!("epoch {} was followed by epoch {}", before.epoch, now.epoch));

@@ -9,6 +9,7 @@ use pccl_proto::machine::{Action, Machine};
 use pccl_proto::master::Master;
 use pccl_proto::peer::Peer;
 use pccl_proto::record::{StoreReply, StoreRequest};
+use pccl_proto::rules::Rule;
 
 use crate::app::App;
 use crate::check::Check;
@@ -86,6 +87,8 @@ pub(crate) struct Proc {
     /// Its clock is ahead of the world's by this.
     pub(crate) clock: u64,
     pub(crate) paused: bool,
+    /// Since when it has not stood still.
+    pub(crate) awake: u64,
     pub(crate) timer: Option<u64>,
     /// Sockets to look after when it goes on.
     pub(crate) waiting: BTreeSet<SockId>,
@@ -161,7 +164,7 @@ impl World {
             living: BTreeMap::new(),
             dark: BTreeSet::new(),
             cuts: Vec::new(),
-            store: Store::default(),
+            store: Store { unfenced: plan.broken == Some(Rule::TermFences), ..Store::default() },
             no_masters: false,
             steps: 0,
             kill: None,
@@ -261,6 +264,7 @@ impl World {
             conns: BTreeMap::new(),
             clock,
             paused: false,
+            awake: self.now,
             timer: None,
             waiting: BTreeSet::new(),
             inbox: VecDeque::new(),
@@ -497,6 +501,7 @@ impl World {
         }
         say!(self, "{} goes on", self.procs[p].name);
         self.procs[p].paused = false;
+        self.procs[p].awake = self.now;
         let mut waiting: Vec<SockId> = std::mem::take(&mut self.procs[p].waiting).into_iter().collect();
         if self.chance(50) {
             waiting.reverse();

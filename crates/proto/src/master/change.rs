@@ -64,6 +64,16 @@ impl Master {
         self.try_decide(now, group);
     }
 
+    /// Whether attempts may begin in an epoch: it is the newest, and has not begun to end.
+    pub(super) fn goes_on(&self, group: PeerGroup, epoch: Epoch) -> bool {
+        let ends = match self.groups.get(&group).map(|g| &g.activity) {
+            Some(Activity::Collecting { .. }) => true,
+            Some(Activity::Writing { record, replaces, .. }) => record.epoch != *replaces,
+            Some(Activity::Idle | Activity::Linking { .. }) | None => false,
+        };
+        !ends && epoch >= self.epoch_of(group)
+    }
+
     /// The change for which the group's members are asked for reports.
     pub(super) fn collecting(&self, group: PeerGroup) -> Option<u64> {
         match self.groups.get(&group).map(|g| &g.activity) {

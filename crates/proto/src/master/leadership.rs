@@ -93,7 +93,11 @@ impl Master {
 
     /// Whether it may decide now.
     pub fn may_decide(&self, now: Time) -> bool {
-        self.authority == Authority::Active && now < self.leadership.valid_until
+        self.authority == Authority::Active && !self.lease_is_over(now)
+    }
+
+    fn lease_is_over(&self, now: Time) -> bool {
+        now >= self.leadership.valid_until && self.rules.hold(Rule::LeaseEnds)
     }
 
     fn ask(&mut self, now: Time, what: Asked, request: impl FnOnce(u64) -> StoreRequest) {
@@ -125,14 +129,15 @@ impl Master {
         if self.is_alone() && l.asked.is_some() {
             return None;
         }
-        let own = (self.authority == Authority::Active).then_some(l.valid_until);
+        let ends = self.authority == Authority::Active && self.rules.hold(Rule::LeaseEnds);
+        let own = ends.then_some(l.valid_until);
         let next = (l.asked.is_none() && !self.is_alone()).then_some(l.next_at);
         own.into_iter().chain(next).min().filter(|at| at.0 < u64::MAX)
     }
 
     /// Before anything else: a lease that is over is over, whatever there is to be handled.
     pub(super) fn watch_lease(&mut self, now: Time) {
-        if self.authority == Authority::Active && now >= self.leadership.valid_until {
+        if self.authority == Authority::Active && self.lease_is_over(now) {
             self.lose_lease();
         }
     }

@@ -196,7 +196,8 @@ impl Master {
         self.repeat_sync(group, session.id);
         let heard = self.groups.get(&group).map_or(0, |g| g.heard);
         let leased = self.authority == Authority::Active || !self.rules.hold(Rule::SayWithoutLease);
-        self.send(conn, MasterMessage::Attached { heard, leased });
+        let goes_on = self.goes_on(group, report.epoch);
+        self.send(conn, MasterMessage::Attached { heard, leased, goes_on });
         self.bring_up_to_date(session.id);
         if let Some(change) = self.collecting(group) {
             let epoch = self.epoch_of(group);

@@ -349,25 +349,23 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.settings = settings;
                 self.phase = Phase::Registered;
                 self.events.push_back(PeerEvent::Registered { session: session.id, members });
-                self.attached(now, 0);
+                self.attached(now, 0, true);
                 self.mandate(now, term, true);
             }
             MasterMessage::Refused { why: Refusal::UnknownSession } if self.view.is_none() => {
                 // Registered with a master that has forgotten us, never accepted: begin again.
-                self.config.ended = self.session.take().or(self.config.ended);
-                self.phase = Phase::Connecting;
+                self.begin_again_as_newcomer();
                 self.away(now, true, "the master was restarted");
             }
             MasterMessage::Refused { why } => self.end(EndReason::Refused(why)),
-            MasterMessage::Attached { heard, leased } => {
-                self.attached(now, heard);
+            MasterMessage::Attached { heard, leased, goes_on } => {
+                self.attached(now, heard, goes_on);
                 self.mandate(now, term, leased);
             }
             MasterMessage::Mandate { valid } => self.mandate(now, term, valid),
             MasterMessage::NotActive { active } => self.not_active(now, active),
             MasterMessage::Expelled { .. } if self.view.is_none() => {
-                self.config.ended = self.session.take().or(self.config.ended);
-                self.phase = Phase::Connecting;
+                self.begin_again_as_newcomer();
                 self.away(now, false, "the session ended before it was accepted");
             }
             MasterMessage::Expelled { why, ago_ms } => {
@@ -398,7 +396,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
     }
 
-    fn attached(&mut self, now: Time, heard: u64) {
+    /// The session has ended before it was accepted: the next one has links of its own.
+    fn begin_again_as_newcomer(&mut self) {
+        self.config.ended = self.session.take().or(self.config.ended);
+        self.phase = Phase::Connecting;
+        self.drop_all_links();
+    }
+
+    fn attached(&mut self, now: Time, heard: u64, goes_on: bool) {
         self.control.state = State::Attached;
         self.control.failures = 0;
         if self.is_settling() {
@@ -422,7 +427,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if self.phase == Phase::Leaving {
             self.tell_master(&ToMaster::Leave);
         }
-        self.thaw(now);
+        // Whoever has reported to another master starts nothing in an epoch that may have ended with that report.
+        if goes_on || !self.rules.hold(Rule::WaitForTheNext) {
+            self.thaw(now);
+        }
     }
 
     /// Whether the master decides anything. One that does not is none to wait for, but it may still say *committed*.

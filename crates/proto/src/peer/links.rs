@@ -354,6 +354,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.resume_reading();
     }
 
+    pub(super) fn drop_all_links(&mut self) {
+        let all: Vec<SessionId> = self.links.table.keys().copied().collect();
+        for session in all {
+            self.drop_link(session);
+        }
+        self.links.introduction = None;
+    }
+
     fn drop_link(&mut self, session: SessionId) {
         let conns: Vec<ConnId> = self
             .links
