@@ -63,7 +63,9 @@ pub(crate) enum Command {
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>, role: Option<&str>) -> Command {
     let mut line: Vec<OsString> = line.into_iter().collect();
     if let Some(role) = role.filter(|role| !role.is_empty() && names_no_command(&line)) {
-        line.insert(1, role.to_ascii_lowercase().into());
+        let role = role.to_ascii_lowercase();
+        let words: &[&str] = if role == "standby" { &["master", "--standby"] } else { &[&role] };
+        line.splice(1..1, words.iter().map(OsString::from));
     }
     Cli::parse_from(line).command
 }
@@ -94,6 +96,7 @@ mod tests {
     fn the_role_decides_only_where_no_command_is_given() {
         assert!(matches!(command(&["pccl"], Some("worker")), Command::Worker(_)));
         assert!(matches!(command(&["pccl", "--listen", "[::1]:0"], Some("MASTER")), Command::Master(_)));
+        assert!(matches!(command(&["pccl"], Some("standby")), Command::Master(args) if args.standby));
         assert!(matches!(command(&["pccl", "up"], Some("worker")), Command::Up(_)));
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use pccl_config::{Config, StoreKind};
-use pccl_master::{Server, ServerError, ServerOptions, StoreChoice, StoreUrl};
+use pccl_master::{Server, ServerError, ServerOptions, StoreChoice, StoreUrl, send_command};
 use pccl_observe::flight;
+use pccl_proto::message::Command;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -19,13 +20,14 @@ use crate::exit::{self, Exit};
 use crate::output;
 use crate::processes::{self, Crew, Happening, Id};
 use crate::settings::{self, ConfigArgs};
+use crate::status;
 
 /// How long a master that another pccl starts may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Options of `pccl master`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = exit::help(&[
+#[command(args_conflicts_with_subcommands = true, after_help = exit::help(&[
     ("port 7117 on all addresses, the state in ./pccl-master-7117.store", "pccl master"),
     ("from a file, on another port", "pccl master --config pccl_config.yaml --listen 10.0.0.7:7200"),
 ]))]
@@ -41,6 +43,13 @@ pub(crate) struct MasterArgs {
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 
+    /// Stand by: share the store of another master, and lead when that one does not
+    #[arg(long)]
+    pub(crate) standby: bool,
+
+    #[command(subcommand)]
+    order: Option<MasterOrder>,
+
     /// Silence after which a peer is dead, in milliseconds
     #[arg(long, value_name = "MS", hide = true)]
     heartbeat_timeout_ms: Option<u32>,
@@ -48,6 +57,45 @@ pub(crate) struct MasterArgs {
     /// Started by another pccl: orders on standard input, reports on standard output
     #[arg(long, hide = true)]
     supervised: bool,
+}
+
+/// Who shall lead: for maintenance. Taken by a master from its own host only.
+#[derive(Subcommand, Clone, Debug)]
+enum MasterOrder {
+    /// Let this master lead; the active one gives way
+    Promote(OrderArgs),
+    /// Let this master give way, and not lead again until it is promoted
+    Demote(OrderArgs),
+    /// Let this master give way; it may lead again
+    StepDown(OrderArgs),
+}
+
+/// Whom.
+#[derive(Args, Clone, Debug)]
+struct OrderArgs {
+    /// The master, on this host
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7117")]
+    master: String,
+}
+
+fn give_order(order: &MasterOrder) -> Result<Exit, CliError> {
+    let (command, args) = match order {
+        MasterOrder::Promote(args) => (Command::Promote, args),
+        MasterOrder::Demote(args) => (Command::Demote, args),
+        MasterOrder::StepDown(args) => (Command::StepDown, args),
+    };
+    let addresses = status::resolve(&args.master)?;
+    let addr = addresses.first().copied().ok_or_else(|| CliError::new(Exit::Connect, "no address"))?;
+    match send_command(addr, command, Duration::from_secs(5)) {
+        Ok(Ok(())) => {
+            output::print(&[format!("{addr}: {command} begun; see `pccl status --master {addr}`")]);
+            Ok(Exit::Success)
+        }
+        Ok(Err(why)) => Err(CliError::new(Exit::Failed, format!("failed to {command} {addr}: {why}"))
+            .hint("give the order on the host of the master that it is for")),
+        Err(error) => Err(CliError::new(Exit::Connect, error.to_string())
+            .hint("`pccl master` says at its start where it listens")),
+    }
 }
 
 /// What a supervised master reports.
@@ -98,6 +146,9 @@ pub(crate) fn start(crew: &mut Crew, heartbeat_timeout_ms: u32) -> Result<(Id, S
 
 /// Runs until a signal, or until its parent ends.
 pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
+    if let Some(order) = &args.order {
+        return give_order(order);
+    }
     let (config, metrics) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
@@ -150,6 +201,11 @@ fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError
         options.settings.heartbeat_timeout_ms = timeout;
     }
     options.store = store(args, config);
+    options.lease_ms = u32::try_from(config.store.lease_ms).unwrap_or(u32::MAX);
+    if args.standby && options.store == StoreChoice::Memory {
+        return Err(CliError::new(Exit::Config, "failed to stand by: a store in memory cannot be shared")
+            .hint("give the file of the other master by --store, or store.kind postgres or etcd"));
+    }
     Ok(options)
 }
 

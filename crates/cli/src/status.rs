@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use pccl_config::HostPort;
 use pccl_master::query_status;
-use pccl_proto::message::{GroupStatus, Status};
+use pccl_proto::message::{GroupStatus, Role, Status};
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
@@ -63,7 +63,7 @@ fn ask(addresses: &[SocketAddr], timeout: Duration) -> Result<Status, CliError> 
     Err(CliError::new(Exit::Connect, what).hint("`pccl master` says at its start where it listens"))
 }
 
-fn resolve(master: &str) -> Result<Vec<SocketAddr>, CliError> {
+pub(crate) fn resolve(master: &str) -> Result<Vec<SocketAddr>, CliError> {
     let fail = |why: String| {
         CliError::new(Exit::Connect, format!("failed to find the master `{master}`: {why}"))
             .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
@@ -79,7 +79,10 @@ fn resolve(master: &str) -> Result<Vec<SocketAddr>, CliError> {
 
 /// The status for a person.
 pub(crate) fn lines(status: &Status) -> Vec<String> {
-    let mut lines = vec![format!("run {}, master of term {}", status.run, status.term)];
+    let mut lines = vec![format!("run {}, master of term {}{}", status.run, status.term, leadership(status))];
+    if let Some((why, since_ms)) = &status.store_trouble {
+        lines.push(format!("its store is in trouble for {:.1} s: {why}", *since_ms as f64 * 1e-3));
+    }
     if status.groups.is_empty() {
         lines.push("no peers yet".to_owned());
     }
@@ -88,6 +91,16 @@ pub(crate) fn lines(status: &Status) -> Vec<String> {
         lines.extend(group_lines(group));
     }
     lines
+}
+
+/// Whether it leads, if that is not a matter of course.
+fn leadership(status: &Status) -> String {
+    match (status.role, status.active) {
+        (Role::Active, _) => String::new(),
+        (Role::Unleased, _) => ", without a lease: it decides nothing until its store answers".to_owned(),
+        (Role::Standby, Some(active)) => format!(": not active, the active one is at {active}"),
+        (Role::Standby, None) => ": not active, and where the active one is, is not known".to_owned(),
+    }
 }
 
 fn group_lines(group: &GroupStatus) -> Vec<String> {

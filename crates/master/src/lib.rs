@@ -16,6 +16,6 @@ mod tests;
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
-pub use query::{StatusError, query_status};
+pub use query::{StatusError, query_status, send_command};
 pub use server::{EndError, Server, ServerError, ServerOptions, StoreChoice};
 pub use store::{EmbeddedStore, EtcdStore, MemoryStore, PostgresStore, StateStore, StoreError, StoreUrl};

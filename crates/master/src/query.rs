@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use pccl_proto::message::{FromMaster, MasterMessage, Status, ToMaster};
+use pccl_proto::message::{Command, FromMaster, MasterMessage, Status, ToMaster};
 use pccl_proto::wire::{ControlStream, MAX_CONTROL_BYTES, VERSION, WireError};
 
 /// A master's status cannot be had.
@@ -66,10 +66,35 @@ pub enum StatusError {
 
 /// Asks the master at `addr` for its status, for at most `timeout` in all. Blocks.
 pub fn query_status(addr: SocketAddr, timeout: Duration) -> Result<Status, StatusError> {
+    ask(addr, timeout, &ToMaster::Status, |message| match message {
+        MasterMessage::Status(status) => Some(*status),
+        _ => None,
+    })
+}
+
+/// Commands the master at `addr`, for at most `timeout` in all; its own host only. Blocks. The inner error is its reason
+/// not to obey.
+pub fn send_command(
+    addr: SocketAddr,
+    command: Command,
+    timeout: Duration,
+) -> Result<Result<(), String>, StatusError> {
+    ask(addr, timeout, &ToMaster::Command(command), |message| match message {
+        MasterMessage::Commanded { outcome } => Some(outcome),
+        _ => None,
+    })
+}
+
+fn ask<T>(
+    addr: SocketAddr,
+    timeout: Duration,
+    question: &ToMaster,
+    answer_in: impl Fn(MasterMessage) -> Option<T>,
+) -> Result<T, StatusError> {
     let query = Query { addr, timeout, deadline: Instant::now() + timeout };
     let mut stream = TcpStream::connect_timeout(&addr, query.left()?).map_err(|e| query.failed(e))?;
     let mut control = ControlStream::new(MAX_CONTROL_BYTES);
-    control.push(&ToMaster::Status);
+    control.push(question);
     stream.set_write_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
     stream.write_all(control.transmit_buffer()).map_err(|e| query.failed(e))?;
     loop {
@@ -81,8 +106,8 @@ pub fn query_status(addr: SocketAddr, timeout: Duration) -> Result<Status, Statu
             Err(e) => return Err(query.failed(e)),
         }
         while let Some(answer) = control.next_message::<FromMaster>().map_err(|e| query.not_ours(&e))? {
-            if let MasterMessage::Status(status) = answer.message {
-                return Ok(*status);
+            if let Some(answer) = answer_in(answer.message) {
+                return Ok(answer);
             }
         }
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pccl_net::{Net, Waiter};
 use pccl_proto::master::{Authority, Master, MasterConfig, MasterEvent};
-use pccl_proto::message::Status;
+use pccl_proto::message::{Command, Status};
 
 use super::EndError;
 use super::fault::{self, Watch};
@@ -17,6 +17,10 @@ use crate::journal::Journal;
 /// How long the store may take for its first answer before peers are told that the master is not active yet.
 /// Until then they wait in the listening socket's queue.
 const FIRST_ANSWER: Duration = Duration::from_millis(250);
+/// How long a master that is told to end tries to give its lease back.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 pub(super) struct Driver {
     net: Net,
@@ -28,6 +32,10 @@ pub(super) struct Driver {
     stop: Arc<AtomicBool>,
     questions: Receiver<Sender<Status>>,
     watch: Watch,
+    /// Other masters may share its store.
+    shares: bool,
+    /// Since when it has been trying to end.
+    handing_over: Option<Instant>,
 }
 
 impl From<Gone> for EndError {
@@ -45,6 +53,7 @@ impl Driver {
         active: Arc<AtomicBool>,
         (stop, questions): (Arc<AtomicBool>, Receiver<Sender<Status>>),
     ) -> Self {
+        let shares = config.lease.lease_ms > 0;
         let master = Master::new(net.now(), config);
         Self {
             net,
@@ -56,6 +65,8 @@ impl Driver {
             stop,
             questions,
             watch: Watch::default(),
+            shares,
+            handing_over: None,
         }
     }
 
@@ -80,10 +91,13 @@ impl Driver {
         self.go_on();
         loop {
             self.report()?;
-            if self.stop.load(Ordering::Acquire) {
+            if self.stop.load(Ordering::Acquire) && self.has_handed_over() {
                 return Ok(());
             }
-            let left = self.net.time_left(&self.master);
+            let mut left = self.net.time_left(&self.master);
+            if self.handing_over.is_some() {
+                left = Some(left.map_or(LOOK, |left| left.min(LOOK)));
+            }
             self.waiter.wait_eagerly(left).map_err(|e| EndError::Sockets { why: e.to_string() })?;
             while let Some(reply) = self.storage.poll()? {
                 self.watch.replied(&reply);
@@ -106,13 +120,32 @@ impl Driver {
         fault::watched(&mut self.master, &mut self.watch, |m| self.net.go_on(m, store));
     }
 
+    /// Whether this master may end: it leads no more, so that another one need not wait for the end of its lease, or it
+    /// has tried for long enough.
+    fn has_handed_over(&mut self) -> bool {
+        let begun = *self.handing_over.get_or_insert_with(Instant::now);
+        if !self.shares || self.master.authority() == Authority::Standby || begun.elapsed() > HANDOVER {
+            return true;
+        }
+        if begun.elapsed() < LOOK {
+            // A refusal says that there is nothing to hand over.
+            let refused = self.master.command(self.net.now(), Command::StepDown).is_err();
+            self.go_on();
+            return refused;
+        }
+        false
+    }
+
     /// Says what happened, and ends the master if another one has taken over.
     fn report(&mut self) -> Result<(), EndError> {
         let mut deposed = None;
         while let Some(event) = self.master.poll_event() {
             self.journal.say((self.master.record().run, self.master.term()), &event);
             fault::happened(&event);
-            if let MasterEvent::Deposed { term, newer } = event {
+            // Where masters share a store, this one stands by.
+            if let MasterEvent::Deposed { term, newer } = event
+                && !self.shares
+            {
                 deposed = Some(EndError::Deposed { term, newer });
             }
         }

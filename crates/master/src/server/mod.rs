@@ -17,6 +17,7 @@ use std::time::Duration;
 use pccl_net::{ListenError, Wakeup, listen_tcp_and_udp};
 use pccl_observe::Metrics;
 use pccl_proto::ids::{RunId, Term};
+use pccl_proto::lease::{Candidate, MasterId};
 use pccl_proto::master::MasterConfig;
 use pccl_proto::message::Status;
 use pccl_proto::settings::RunSettings;
@@ -49,6 +50,10 @@ pub struct ServerOptions {
     pub settings: RunSettings,
     /// Where the state is kept.
     pub store: StoreChoice,
+    /// How long this master may lead without renewing its lease, milliseconds, where others may share its store.
+    pub lease_ms: u32,
+    /// Where other masters and operators are told that this one is, if not where it listens.
+    pub advertise: Option<SocketAddr>,
     /// Most members and newcomers at once.
     pub max_peers: u32,
     /// How long newcomers and members try to connect to each other.
@@ -66,6 +71,8 @@ impl ServerOptions {
             listen,
             settings: defaults.settings,
             store: StoreChoice::default(),
+            lease_ms: 1500,
+            advertise: None,
             max_peers: defaults.max_peers,
             link_timeout: Duration::from_millis(u64::from(defaults.link_timeout_ms)),
             metrics: None,
@@ -178,7 +185,7 @@ impl Server {
         if let Some(udp) = listeners.udp {
             net.set_udp(udp).map_err(system("watching its UDP port"))?;
         }
-        let config = config(&options)?;
+        let config = config(&options, addr)?;
         let storage = storage::start(store, wakeup.clone()).map_err(system("a thread for its store"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let last_status = Arc::new(Mutex::new(Status::default()));
@@ -262,7 +269,7 @@ impl fmt::Debug for Server {
     }
 }
 
-fn config(options: &ServerOptions) -> Result<MasterConfig, ServerError> {
+fn config(options: &ServerOptions, addr: SocketAddr) -> Result<MasterConfig, ServerError> {
     let mut run = [0; 16];
     getrandom::fill(&mut run).map_err(ServerError::Entropy)?;
     let seed = getrandom::u64().map_err(ServerError::Entropy)?;
@@ -273,6 +280,17 @@ fn config(options: &ServerOptions) -> Result<MasterConfig, ServerError> {
         seed,
         max_peers: options.max_peers,
         link_timeout_ms: u32::try_from(options.link_timeout.as_millis()).unwrap_or(u32::MAX),
+        lease: candidate(options, addr)?,
         ..MasterConfig::default()
     })
+}
+
+/// What it says of itself to other masters. A store in memory is nobody else's: then there is no lease.
+fn candidate(options: &ServerOptions, addr: SocketAddr) -> Result<Candidate, ServerError> {
+    if options.store == StoreChoice::Memory {
+        return Ok(Candidate::default());
+    }
+    let id = MasterId(getrandom::u64().map_err(ServerError::Entropy)?.max(1));
+    let heard_at = (!addr.ip().is_unspecified()).then_some(addr);
+    Ok(Candidate { id, addr: options.advertise.or(heard_at), lease_ms: options.lease_ms.max(1) })
 }

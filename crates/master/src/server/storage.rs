@@ -12,7 +12,8 @@ use crate::store::StateStore;
 
 /// Pauses after a failure, so that a full disk does not make a busy loop of master and store.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Short enough for a lease to be renewed in time once the store is back.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The store's thread as the master sees it.
 pub(super) struct Storage {

@@ -1,0 +1,107 @@
+//! Several masters on one store: the active one is killed, stopped, told to give way; the workers go on.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Running, pccl, refused, run, signal, succeeded, text, until};
+use serde_json::Value;
+
+/// A master that shares the file with others, and its address.
+fn master(store: &Path, more: &[&str]) -> (Running, String) {
+    let store = store.display().to_string();
+    let mut command = pccl(&[&["master", "--listen", "127.0.0.1:0", "--store", &store], more].concat());
+    command.env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000").env("PCCL_STORE__LEASE_MS", "600");
+    let mut master = Running::start(command);
+    let line = master.line_with("listening on ");
+    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+    (master, addr)
+}
+
+fn worker(masters: &[&str]) -> Command {
+    let masters = masters.join(",");
+    let mut command = pccl(&["worker", "--master", &masters, "--bytes", "64KiB", "--workers", "3"]);
+    command.env("PCCL_NETWORK__P2P_PORTS", "27000-29999");
+    command
+}
+
+fn status(master: &str) -> Value {
+    let output = run(&["status", "--master", master, "--json"]);
+    succeeded(&output);
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn leads(master: &str) {
+    until("it leads", || (status(master)["role"] == "Active").then_some(()));
+}
+
+/// The number and the hash of a round that all three have done.
+fn round(line: &str) -> u64 {
+    let mut words = line.split_whitespace().skip_while(|word| *word != "round");
+    words.nth(1).and_then(|n| n.trim_end_matches(':').parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+/// All workers do some more rounds, all three together.
+fn go_on(workers: &mut [Running]) {
+    for worker in &mut *workers {
+        let first = round(&worker.line_with("world  3"));
+        until("more rounds", || (round(&worker.line_with("world  3")) >= first + 5).then_some(()));
+    }
+}
+
+#[test]
+fn another_master_takes_over_and_no_worker_notices() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = dir.path().join("state");
+    let (one, first) = master(&store, &[]);
+    leads(&first);
+    let (two, second) = master(&store, &["--standby"]);
+    until("it stands by", || (status(&second)["role"] == "Standby").then_some(()));
+    let said = text(&run(&["status", "--master", &second]).stdout);
+    assert!(said.contains(&format!("not active, the active one is at {first}")), "{said}");
+
+    let mut workers: Vec<_> = (0..3).map(|_| Running::start(worker(&[&first, &second]))).collect();
+    go_on(&mut workers);
+    drop(one);
+    leads(&second);
+    go_on(&mut workers);
+
+    // It comes back, stands by, and takes over by appointment.
+    let (third, back) = master(&store, &["--standby"]);
+    until("it stands by", || (status(&back)["role"] == "Standby").then_some(()));
+    succeeded(&run(&["master", "step-down", "--master", &second]));
+    leads(&back);
+    refused(&run(&["master", "step-down", "--master", &second]), 1, &["not the active one"]);
+    succeeded(&run(&["master", "promote", "--master", &second]));
+    leads(&second);
+    go_on(&mut workers);
+
+    // Frozen for longer than its lease, it wakes as a standby.
+    signal(two.pid(), "STOP");
+    leads(&back);
+    signal(two.pid(), "CONT");
+    until("it stands by", || (status(&second)["role"] == "Standby").then_some(()));
+    assert_eq!(status(&back)["role"], "Active");
+
+    // Told to end, it hands over.
+    signal(third.pid(), "TERM");
+    leads(&second);
+    go_on(&mut workers);
+    for worker in &workers {
+        signal(worker.pid(), "INT");
+    }
+    for worker in &mut workers {
+        assert!(worker.rest().contains("left after round"));
+        assert!(worker.child.wait().expect("its end").success());
+    }
+}
+
+#[test]
+fn a_store_in_memory_cannot_be_shared() {
+    let output = pccl(&["master", "--standby", "--listen", "127.0.0.1:0"])
+        .env("PCCL_STORE__KIND", "memory")
+        .output()
+        .expect("it ends");
+    refused(&output, 3, &["cannot be shared", "--store"]);
+}
