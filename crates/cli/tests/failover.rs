@@ -72,6 +72,7 @@ fn another_master_takes_over_and_no_worker_notices() {
     until("it stands by", || (status(&back)["role"] == "Standby").then_some(()));
     succeeded(&run(&["master", "step-down", "--master", &second]));
     leads(&back);
+    until("it stands by", || (status(&second)["role"] == "Standby").then_some(()));
     refused(&run(&["master", "step-down", "--master", &second]), 1, &["not the active one"]);
     succeeded(&run(&["master", "promote", "--master", &second]));
     leads(&second);

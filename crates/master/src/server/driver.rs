@@ -83,12 +83,7 @@ impl Driver {
     }
 
     fn serve(&mut self) -> Result<(), EndError> {
-        self.go_on();
-        if let Some(reply) = self.storage.wait(FIRST_ANSWER)? {
-            self.watch.replied(&reply);
-            self.master.handle_store(self.net.now(), reply);
-        }
-        self.go_on();
+        self.begin()?;
         loop {
             self.report()?;
             if self.stop.load(Ordering::Acquire) && self.has_handed_over() {
@@ -114,10 +109,28 @@ impl Driver {
         }
     }
 
-    fn go_on(&mut self) {
+    /// Finds out whether it leads before anybody is answered, if the store does not take too long.
+    fn begin(&mut self) -> Result<(), Gone> {
+        let until = Instant::now() + FIRST_ANSWER;
+        while self.go_on()
+            && let Some(reply) = self.storage.wait(until.saturating_duration_since(Instant::now()))?
+        {
+            self.watch.replied(&reply);
+            self.master.handle_store(self.net.now(), reply);
+        }
+        Ok(())
+    }
+
+    /// Carries out what the master has decided; whether it has asked the store.
+    fn go_on(&mut self) -> bool {
         let requests = self.storage.requests();
-        let store = &mut |request| drop(requests.send(request));
+        let mut asked = false;
+        let store = &mut |request| {
+            asked = true;
+            drop(requests.send(request));
+        };
         fault::watched(&mut self.master, &mut self.watch, |m| self.net.go_on(m, store));
+        asked
     }
 
     /// Whether this master may end: it leads no more, so that another one need not wait for the end of its lease, or it

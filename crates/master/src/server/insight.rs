@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pccl_net::Wakeup;
 use pccl_observe::{GroupSample, Health, MasterSample, Metrics, Sample, Source};
-use pccl_proto::message::{GroupStatus, PeerStatus, Status};
+use pccl_proto::message::{GroupStatus, PeerStatus, Role, Status};
 
 /// How long a scrape waits for the master's thread.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(1);
@@ -40,6 +40,22 @@ impl MasterSource {
         self.questions.send(answer).ok()?;
         self.wakeup.wake();
         answers.recv_timeout(patience).ok()
+    }
+}
+
+/// A standby is ready too: it is there to be asked, and says who leads.
+fn readiness(status: &Status) -> Result<String, String> {
+    if let Some((why, since_ms)) = &status.store_trouble {
+        return Err(format!("the store has been in trouble for {:.1} s: {why}", *since_ms as f64 * 1e-3));
+    }
+    match (status.role, status.active) {
+        (Role::Active, _) => Ok(format!("the active master, term {}", status.term)),
+        (Role::Unleased, _) => Err(format!("the master of term {}, without a valid lease", status.term)),
+        (Role::Standby, _) if status.term == 0 => Err("the store has not answered yet".to_owned()),
+        (Role::Standby, Some(at)) => {
+            Ok(format!("a standby; the active master, term {}, is at {at}", status.term))
+        }
+        (Role::Standby, None) => Ok(format!("a standby; the newest term is {}", status.term)),
     }
 }
 
@@ -84,11 +100,7 @@ impl Source for MasterSource {
             let why = format!("the master has ended or not answered for {} s", HEALTH_PATIENCE.as_secs());
             return Health { alive: Err(why.clone()), ready: Err(why) };
         };
-        let ready = if self.active.load(Ordering::Relaxed) {
-            Ok(format!("the active master, term {}", status.term))
-        } else {
-            Err("the store has not answered yet".to_owned())
-        };
+        let ready = readiness(&status);
         Health { alive: Ok(()), ready }
     }
 }

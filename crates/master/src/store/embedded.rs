@@ -13,18 +13,21 @@ use super::file::{self, Disk, FileSystem, Lock, StoreError};
 
 /// Keeps the state in a file, whole at every instant.
 ///
-/// A write makes a new file beside the old one (`.tmp`), waits until the disk has it, gives it the old one's name, and
+/// A write makes a new file beside the old one (`.tmp-` and a number), waits until the disk has it, gives it the old one's name, and
 /// waits until the disk has that. Whatever is cut off in between, the file holds the old state or the new one.
 ///
-/// Several masters on one machine may share the file: a `.lock` file beside it lets one at a time read and write, and the
-/// active one holds an `.active` file locked for as long as it lives, so that the others know at once when it has died.
-/// Both files stay when the masters end and mean nothing then. The file must be on a disk of this machine.
+/// Several masters on one machine may share the file: a `.lock` file beside it lets one at a time write (one that is frozen
+/// loses it after a second), and the active one holds an `.active` file locked for as long as it lives, so that the others
+/// know at once when it has died. Both files stay when the masters end and mean nothing then. The file must be on a disk of
+/// this machine.
 pub struct EmbeddedStore {
     path: PathBuf,
     directory: PathBuf,
     temp: PathBuf,
     /// A write failed so late that the file may hold the old state or the new one.
     in_doubt: bool,
+    /// There may be files of others that would replace ours.
+    unswept: bool,
     /// The term whose lease this process took.
     leads: Option<Term>,
     disk: Box<dyn Disk>,
@@ -52,16 +55,37 @@ impl EmbeddedStore {
         let lock = Lock::beside(&path, ".lock")?;
         let active = Lock::beside(&path, ".active")?;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-        let temp = file::beside(&path, ".tmp");
-        let store = Self { path, directory, temp, in_doubt: false, leads: None, disk, lock, active };
-        store.lock.take(&store.path)?;
+        let name = getrandom::u64().map_err(|e| file_error(&path, io::Error::other(e)))?;
+        let temp = file::beside(&path, &format!("{}-{name:016x}", file::TEMP));
+        let mut store =
+            Self { path, directory, temp, in_doubt: false, unswept: true, leads: None, disk, lock, active };
+        store.take_lock()?;
         let written = read(&store.path).and_then(|found| {
-            let failed =
-                |failed: WriteFailed| StoreError::Write { path: store.path.clone(), source: failed.source };
-            store.persist(&found.unwrap_or_default()).map_err(failed)
+            store.persist(&found.unwrap_or_default()).map_err(|failed| file_error(&store.path, failed.source))
         });
         store.lock.give_back();
         written.map(|()| store)
+    }
+
+    /// Nobody else writes when it returns, not even who had the lock and was frozen.
+    fn take_lock(&mut self) -> Result<(), StoreError> {
+        if let Some(pid) = self.lock.take(&self.path)? {
+            self.unswept = true;
+            tracing::warn!(
+                target: "pccl::master",
+                "the process with pid {pid} has kept the lock of the master's state {} for too long: it is frozen, or its \
+                 disk is; this one goes on without it",
+                self.path.display()
+            );
+        }
+        if self.unswept {
+            file::sweep(&self.path).map_err(|source| {
+                self.lock.give_back();
+                file_error(&self.path, source)
+            })?;
+            self.unswept = false;
+        }
+        Ok(())
     }
 
     /// The file.
@@ -74,6 +98,12 @@ impl EmbeddedStore {
         let after = |source| WriteFailed { source, in_doubt: true };
         let bytes = file::encode(record).map_err(before)?;
         self.disk.write_new(&self.temp, &bytes).map_err(before)?;
+        // Only now: see `Lock`.
+        if !self.lock.is_held().map_err(|e| before(io::Error::other(e)))? {
+            return Err(before(io::Error::other(
+                "this process stood still, and another master has gone on without it",
+            )));
+        }
         self.disk.rename(&self.temp, &self.path).map_err(after)?;
         self.disk.sync_directory(&self.directory).map_err(after)
     }
@@ -82,7 +112,7 @@ impl EmbeddedStore {
     fn known(&mut self) -> Result<RunRecord, String> {
         let found = match read(&self.path) {
             Ok(Some(found)) => found,
-            Ok(None) => return Err(format!("the master's state {} has vanished", self.path.display())),
+            Ok(None) => return Err(self.vanished()),
             Err(e) => return Err(e.to_string()),
         };
         if self.in_doubt {
@@ -90,6 +120,10 @@ impl EmbeddedStore {
             self.in_doubt = false;
         }
         Ok(found)
+    }
+
+    fn vanished(&self) -> String {
+        format!("the master's state {} has vanished", self.path.display())
     }
 
     fn complaint(&self, failed: &WriteFailed) -> String {
@@ -101,7 +135,7 @@ impl EmbeddedStore {
         )
     }
 
-    /// With the lock.
+    /// With the lock, or for a read that changes nothing.
     fn try_execute(&mut self, request: &StoreRequest) -> Result<StoreReply, String> {
         let mut record = self.known()?;
         let mut reply = record.apply(request);
@@ -145,6 +179,10 @@ impl EmbeddedStore {
     }
 }
 
+fn file_error(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Write { path: path.into(), source }
+}
+
 fn read(path: &Path) -> Result<Option<RunRecord>, StoreError> {
     match fs::read(path) {
         Ok(bytes) => file::decode(path, &bytes).map(Some),
@@ -155,8 +193,15 @@ fn read(path: &Path) -> Result<Option<RunRecord>, StoreError> {
 
 impl StateStore for EmbeddedStore {
     fn execute(&mut self, request: &StoreRequest) -> StoreReply {
-        if let Err(why) = self.lock.take(&self.path) {
-            return StoreReply::Unknown { id: request.id(), why: why.to_string() };
+        // The file is whole at every instant. A standby looks often, and shall not be in the active one's way.
+        if matches!(request, StoreRequest::Read { .. }) && !self.in_doubt {
+            return self
+                .try_execute(request)
+                .unwrap_or_else(|why| StoreReply::Unknown { id: request.id(), why });
+        }
+        if let Err(why) = self.take_lock() {
+            let why = if self.path.exists() { why.to_string() } else { self.vanished() };
+            return StoreReply::Unknown { id: request.id(), why };
         }
         let reply = self.try_execute(request);
         self.lock.give_back();

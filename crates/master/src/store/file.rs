@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,11 @@ use serde_json::value::RawValue;
 const VERSION: u32 = 1;
 const FORMAT: &str = "pccl-master-state";
 /// A lock is held for the time of a write: whoever holds it for longer is frozen, or its disk is.
-const PATIENCE: Duration = Duration::from_secs(2);
+const FROZEN: Duration = Duration::from_secs(1);
+/// Longest time to wait for the lock in all.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// What files are called that shall take the place of the file: its name, this, and something of their writer's.
+pub(super) const TEMP: &str = ".tmp";
 
 /// A store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,16 +45,16 @@ pub enum StoreError {
         /// What the system says.
         source: io::Error,
     },
-    /// Another master keeps it locked.
+    /// Others use it all the time.
     #[error(
-        "the master's state {path} has been locked for seconds by {}, which is frozen or whose disk does not answer; end \
-         it, and this one goes on",
+        "the master's state {path} has been locked for seconds by others, at last by {}; its disk may be too slow for so \
+         many masters",
         name_of(*holder)
     )]
     InUse {
         /// The file.
         path: PathBuf,
-        /// That master's process, if it has said so already.
+        /// The last master's process, if it has said so already.
         holder: Option<u32>,
     },
     /// The lock file beside it cannot be used.
@@ -250,19 +254,36 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// A lock beside a file. The lock file stays: if it were removed, two processes could hold locks on two files of the same
 /// name.
+///
+/// A process that is frozen with the lock would keep all others from the file for as long as it is. So whoever waits for it
+/// in vain puts another lock file in its place, and then removes what the frozen one has written and not yet given the
+/// file's name ([`sweep`]). Whoever writes looks between the two whether the lock is still its own
+/// ([`is_held`](Self::is_held)). Either it sees that it is not, or what it has written was there to be removed: so when it
+/// wakes, it can replace nothing.
 pub(super) struct Lock {
     file: File,
     path: PathBuf,
+    /// Tells this lock's holder from others, and one time that it is held from another.
+    name: u64,
+    times: u64,
 }
 
 impl Lock {
     /// The lock file `path` with `suffix`.
     pub(super) fn beside(path: &Path, suffix: &str) -> Result<Self, StoreError> {
         let lock = beside(path, suffix);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&lock).map_err(|source| StoreError::Lock { lock: lock.clone(), source })?;
-        Ok(Self { file, path: lock })
+        let wrong = |source| StoreError::Lock { lock: lock.clone(), source };
+        let name = getrandom::u64().map_err(|e| wrong(io::Error::other(e)))?;
+        let file = Self::open(&lock).map_err(wrong)?;
+        Ok(Self { file, path: lock, name, times: 0 })
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    }
+
+    fn wrong(&self, source: io::Error) -> StoreError {
+        StoreError::Lock { lock: self.path.clone(), source }
     }
 
     /// Takes it now, or not. It is held until it is given back, or the process ends.
@@ -270,21 +291,61 @@ impl Lock {
         match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-            Err(e) => Err(StoreError::Lock { lock: self.path.clone(), source: e.into() }),
+            Err(e) => Err(self.wrong(e.into())),
         }
     }
 
-    /// Takes it, and says who it is, for those who wait in vain.
-    pub(super) fn take(&self, path: &Path) -> Result<(), StoreError> {
+    /// Takes it, from whoever has held it for seconds if need be, and says who it is. Whether it was taken from somebody:
+    /// then [`sweep`] comes first.
+    pub(super) fn take(&mut self, path: &Path) -> Result<Option<u32>, StoreError> {
         let begun = Instant::now();
-        while !self.try_take()? {
+        let (mut seen, mut since) = (self.note()?, begun);
+        self.times += 1;
+        loop {
+            let taken = self.try_take()?;
+            if !self.is_held()? {
+                self.file = Self::open(&self.path).map_err(|e| self.wrong(e))?;
+                continue;
+            }
+            if taken {
+                self.sign()?;
+                return Ok(None);
+            }
+            let note = self.note()?;
+            if note != seen {
+                (seen, since) = (note, Instant::now());
+            }
+            let holder = seen.split(' ').next().and_then(|pid| pid.parse().ok());
+            if since.elapsed() > FROZEN {
+                self.replace()?;
+                return Ok(Some(holder.unwrap_or_default()));
+            }
             if begun.elapsed() > PATIENCE {
-                let holder = self.note().ok().and_then(|text| text.trim().parse().ok());
                 return Err(StoreError::InUse { path: path.into(), holder });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.set_note(&std::process::id().to_string())
+    }
+
+    /// Another lock file, held, in the place of the one that there is.
+    fn replace(&mut self) -> Result<(), StoreError> {
+        let fresh = beside(&self.path, &format!(".{:016x}", self.name));
+        let file = Self::open(&fresh).map_err(|e| self.wrong(e))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| self.wrong(e.into()))?;
+        fs::rename(&fresh, &self.path).map_err(|e| self.wrong(e))?;
+        self.file = file;
+        self.sign()
+    }
+
+    /// Whether nobody has put another lock file in the place of this one.
+    pub(super) fn is_held(&self) -> Result<bool, StoreError> {
+        let ours = self.file.metadata().map_err(|e| self.wrong(e))?;
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.wrong(e)),
+        }
     }
 
     /// Gives it back.
@@ -293,11 +354,15 @@ impl Lock {
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 
+    /// Who holds it; never twice the same.
+    fn sign(&self) -> Result<(), StoreError> {
+        self.set_note(&format!("{} {:016x} {}", std::process::id(), self.name, self.times))
+    }
+
     /// What its last holder has written into it.
     pub(super) fn note(&self) -> Result<String, StoreError> {
-        let mut bytes = [0; 32];
-        let read = rustix::io::pread(&self.file, &mut bytes, 0);
-        let read = read.map_err(|e| StoreError::Lock { lock: self.path.clone(), source: e.into() })?;
+        let mut bytes = [0; 64];
+        let read = rustix::io::pread(&self.file, &mut bytes, 0).map_err(|e| self.wrong(e.into()))?;
         Ok(String::from_utf8_lossy(&bytes[..read]).trim().to_owned())
     }
 
@@ -307,6 +372,22 @@ impl Lock {
             self.file.set_len(0)?;
             std::os::unix::fs::FileExt::write_all_at(&self.file, format!("{text}\n").as_bytes(), 0)
         };
-        write().map_err(|source| StoreError::Lock { lock: self.path.clone(), source })
+        write().map_err(|e| self.wrong(e))
     }
+}
+
+/// Removes what was written to take the place of the file at `path` and never did. Only for the lock's holder.
+pub(super) fn sweep(path: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let begin = beside(Path::new(path.file_name().unwrap_or_default()), TEMP);
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(begin.as_os_str().as_encoded_bytes()) {
+            match fs::remove_file(entry.path()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }

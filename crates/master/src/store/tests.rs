@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use pccl_proto::ids::{PeerGroup, Term};
 use pccl_proto::lease::Lease;
@@ -111,18 +111,71 @@ fn read(store: &mut dyn StateStore) -> (RunRecord, bool) {
     }
 }
 
+/// A disk that stands still at one step of a write until it is let go.
+struct Frozen {
+    at_rename: bool,
+    reached: Mutex<mpsc::Sender<()>>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Frozen {
+    fn stand_still(&self) {
+        self.reached.lock().unwrap().send(()).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+    }
+}
+
+impl Disk for Frozen {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if !self.at_rename {
+            self.stand_still();
+        }
+        FileSystem.write_new(path, bytes)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.at_rename {
+            self.stand_still();
+        }
+        FileSystem.rename(from, to)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        FileSystem.sync_directory(path)
+    }
+}
+
 #[test]
-fn who_keeps_the_lock_is_named() {
-    let (_dir, path) = place();
-    let mut store = EmbeddedStore::open(&path).unwrap();
-    let lock = file::Lock::beside(&fs::canonicalize(&path).unwrap(), ".lock").unwrap();
-    lock.take(&path).unwrap();
-    let StoreReply::Unknown { why, .. } = store.execute(&StoreRequest::Read { id: 1 }) else { panic!() };
-    assert!(why.contains(&format!("pid {}", std::process::id())), "{why}");
-    let error = EmbeddedStore::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
-    lock.give_back();
-    read(&mut store);
+fn who_is_frozen_with_the_lock_loses_it_and_its_write() {
+    for at_rename in [false, true] {
+        let (_dir, path, old) = filled();
+        let ((reached, steps), (go, go_on)) = (mpsc::channel(), mpsc::channel());
+        let disk = Frozen { at_rename, reached: Mutex::new(reached), go_on: Mutex::new(go_on) };
+        let frozen = std::thread::spawn({
+            let path = path.clone();
+            go.send(()).unwrap();
+            move || {
+                let mut store = EmbeddedStore::open_on(&path, Box::new(disk)).unwrap();
+                let reply = store.execute(&write(7, 1, 1, group(2, 1)));
+                (store, reply)
+            }
+        });
+        // The first write is that of its opening.
+        steps.recv().unwrap();
+        steps.recv().unwrap();
+        let mut other = EmbeddedStore::open(&path).unwrap();
+        assert_eq!(content(&mut other), old);
+        assert_eq!(other.execute(&write(8, 1, 1, group(2, 2))), StoreReply::Written { id: 8 });
+        let new = content(&mut other);
+        go.send(()).unwrap();
+        let (mut store, reply) = frozen.join().unwrap();
+        assert!(matches!(reply, StoreReply::Unknown { id: 7, .. }), "{reply:?}");
+        // It may go on, with what stands now.
+        go.send(()).unwrap();
+        assert_eq!(content(&mut store), new, "{at_rename}");
+        assert_eq!(store.execute(&write(9, 1, 1, group(2, 1))), StoreReply::Rejected { id: 9 });
+        assert_eq!(content(&mut other), new);
+    }
 }
 
 #[test]
