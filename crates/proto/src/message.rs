@@ -459,6 +459,9 @@ pub struct Status {
     pub role: Role,
     /// Where the active master is, as the store says.
     pub active: Option<SocketAddr>,
+    /// How long its lease is valid if it is not renewed, milliseconds; absent for a standby, and for a master that shares
+    /// its store with nobody.
+    pub lease_left_ms: Option<u64>,
     /// What is wrong with the store, if anything; since when, milliseconds.
     pub store_trouble: Option<(String, u64)>,
     /// Peer groups.

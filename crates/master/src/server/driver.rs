@@ -18,7 +18,7 @@ use crate::journal::Journal;
 /// Until then they wait in the listening socket's queue.
 const FIRST_ANSWER: Duration = Duration::from_millis(250);
 /// How long a master that is told to end tries to give its lease back.
-const HANDOVER: Duration = Duration::from_secs(1);
+const HANDOVER: Duration = Duration::from_secs(2);
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -36,6 +36,7 @@ pub(super) struct Driver {
     shares: bool,
     /// Since when it has been trying to end.
     handing_over: Option<Instant>,
+    told_to_give_way: bool,
 }
 
 impl From<Gone> for EndError {
@@ -67,6 +68,7 @@ impl Driver {
             watch: Watch::default(),
             shares,
             handing_over: None,
+            told_to_give_way: false,
         }
     }
 
@@ -137,10 +139,12 @@ impl Driver {
     /// has tried for long enough.
     fn has_handed_over(&mut self) -> bool {
         let begun = *self.handing_over.get_or_insert_with(Instant::now);
-        if !self.shares || self.master.authority() == Authority::Standby || begun.elapsed() > HANDOVER {
+        let is_over = self.master.authority() == Authority::Standby || self.master.has_given_back();
+        if !self.shares || is_over || begun.elapsed() > HANDOVER {
             return true;
         }
-        if begun.elapsed() < LOOK {
+        if !self.told_to_give_way {
+            self.told_to_give_way = true;
             // A refusal says that there is nothing to hand over.
             let refused = self.master.command(self.net.now(), Command::StepDown).is_err();
             self.go_on();

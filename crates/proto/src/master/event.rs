@@ -143,7 +143,7 @@ impl fmt::Display for MasterEvent {
             ),
             Self::LeaseRegained { term } => write!(f, "the lease of term {term} is valid again"),
             Self::GivesWay { term, heir: Some(heir) } => {
-                write!(f, "term {term} ends for the master {heir}, which was promoted")
+                write!(f, "term {term} ends: the master {heir} is to lead")
             }
             Self::GivesWay { term, heir: None } => write!(f, "term {term} ends: another master may lead"),
             Self::StoreIsBack => f.write_str("the store answers again"),

@@ -17,6 +17,8 @@ const HANDOVER_LOOK: Duration = Duration::from_millis(20);
 /// Longest pause between two looks at the store, and first pause after it has failed.
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
+/// Stands in the heir's place while the active master waits for somebody to come forward.
+const ANYBODY: MasterId = MasterId(0);
 
 /// What was asked of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,7 @@ enum Asked {
     Renew,
     Release,
     Claim,
+    Invite,
 }
 
 /// A master's place among the others.
@@ -44,6 +47,9 @@ pub(super) struct Leadership {
     eligible: bool,
     /// It was promoted, and has not led since.
     claims: bool,
+    /// It shall give way, and until then it waits for another one to come forward, so that there is no time without a
+    /// master; whether it has asked for one.
+    invites: Option<(Time, bool)>,
     /// What is wrong with the store, and since when.
     trouble: Option<(String, Time)>,
 }
@@ -54,6 +60,8 @@ struct Yield {
     heir: Option<MasterId>,
     /// The store has been asked to take it back.
     released: bool,
+    /// The store has taken it back.
+    confirmed: bool,
 }
 
 impl Leadership {
@@ -66,6 +74,7 @@ impl Leadership {
             yields: None,
             eligible: true,
             claims: false,
+            invites: None,
             trouble: None,
         }
     }
@@ -74,6 +83,11 @@ impl Leadership {
     pub(super) fn trouble(&self, now: Time) -> Option<(String, u64)> {
         self.trouble.as_ref().map(|(why, since)| (why.clone(), now.since(*since).as_millis() as u64))
     }
+}
+
+/// How often a standby looks, at least.
+fn usual_look(lease: Duration) -> Duration {
+    (lease / 5).clamp(SHORTEST_LOOK, LONGEST_LOOK)
 }
 
 /// Part of a lease that its holder does not use, so that clocks need not run at exactly the same speed.
@@ -164,12 +178,21 @@ impl Master {
         if self.is_alone() || self.leadership.asked.is_some() {
             return;
         }
+        match self.leadership.invites {
+            Some((until, _)) if now >= until => return self.give_way(now, None),
+            Some((until, false)) => {
+                self.leadership.invites = Some((until, true));
+                let term = self.record.term;
+                return self.ask(now, Asked::Invite, |id| StoreRequest::Claim { id, term, heir: ANYBODY });
+            }
+            _ => {}
+        }
         let yields = self.leadership.yields;
-        if let Some(Yield { heir, released: false }) = yields
+        if let Some(Yield { heir, released: false, .. }) = yields
             && !self.groups.values().any(|g| matches!(g.activity, Activity::Writing { .. }))
         {
             let term = self.record.term;
-            self.leadership.yields = Some(Yield { heir, released: true });
+            self.leadership.yields = Some(Yield { heir, released: true, confirmed: false });
             return self.ask(now, Asked::Release, |id| StoreRequest::Release { id, term, heir });
         }
         if now < self.leadership.next_at {
@@ -204,7 +227,11 @@ impl Master {
             }
             // The term is over, or a release of it has come late.
             (Asked::Renew, _) => return self.look_and_forget(now),
-            // Released or claimed, or refused because the lease is not what it was: see what it is now.
+            (Asked::Release, StoreReply::Written { .. }) => {
+                self.leadership.yields = self.leadership.yields.map(|y| Yield { confirmed: true, ..y });
+                self.leadership.next_at = now;
+            }
+            // Claimed, or refused because the lease is not what it was: see what it is now.
             _ => self.leadership.next_at = now,
         }
         self.lead_on(now);
@@ -230,6 +257,7 @@ impl Master {
     fn has_taken(&mut self, now: Time, asked_at: Time, record: RunRecord) {
         self.clear();
         self.leadership.claims = false;
+        self.leadership.invites = None;
         self.leadership.yields = None;
         self.leadership.seen = None;
         self.lease_runs_from(asked_at);
@@ -244,11 +272,12 @@ impl Master {
         }
         let lease = self.lease_time();
         self.leadership.valid_until = asked_at + lease.saturating_sub(margin(lease));
-        self.leadership.next_at = asked_at + lease / 3;
+        let pause = if self.leadership.invites.is_some() { HANDOVER_LOOK } else { lease / 3 };
+        self.leadership.next_at = asked_at + pause;
     }
 
     fn has_renewed(&mut self, now: Time, asked_at: Time, lease: Lease) {
-        let heir = lease.heir.filter(|heir| *heir != self.config.lease.id);
+        let heir = lease.heir.filter(|heir| ![self.config.lease.id, ANYBODY].contains(heir));
         self.record.lease = lease;
         if self.leadership.yields.is_some() {
             return;
@@ -289,7 +318,7 @@ impl Master {
         let lease = record.lease.clone();
         let ours = self.authority != Authority::Standby && lease.term == self.record.term;
         if let Some(Yield { heir, .. }) = self.leadership.yields.filter(|_| ours && !lease.released) {
-            self.leadership.yields = Some(Yield { heir, released: false });
+            self.leadership.yields = Some(Yield { heir, released: false, confirmed: false });
         }
         self.record = record;
         let mark = lease.mark();
@@ -303,7 +332,9 @@ impl Master {
             return self.take_term(now, Some(mark));
         }
         let me = self.config.lease.id;
-        if self.leadership.claims && lease.heir != Some(me) && !lease.released {
+        let invited = lease.heir == Some(ANYBODY) && self.authority == Authority::Standby;
+        let wants = self.leadership.claims || (invited && self.leadership.eligible);
+        if wants && lease.heir != Some(me) && !lease.released {
             let term = lease.term;
             return self.ask(now, Asked::Claim, |id| StoreRequest::Claim { id, term, heir: me });
         }
@@ -312,12 +343,11 @@ impl Master {
 
     /// Until the next look.
     fn pause(&self, now: Time, free_at: Time, lease: &Lease) -> Duration {
-        let handover = self.leadership.claims || lease.released || self.leadership.yields.is_some();
-        if handover {
+        let is_heir = lease.heir == Some(self.config.lease.id) || self.leadership.claims;
+        if is_heir || lease.released || self.leadership.yields.is_some() {
             return HANDOVER_LOOK;
         }
-        let usual = (lease.duration() / 5).clamp(SHORTEST_LOOK, LONGEST_LOOK);
-        free_at.since(now).clamp(SHORTEST_LOOK, usual)
+        free_at.since(now).clamp(SHORTEST_LOOK, usual_look(lease.duration()))
     }
 
     /// When the next term may be taken, as far as is known now.
@@ -327,7 +357,7 @@ impl Master {
         if lease.term.0 == 0 || lease.lease_ms == 0 || holder_is_gone {
             return now;
         }
-        match (lease.released, lease.heir) {
+        match (lease.released, lease.heir.filter(|heir| *heir != ANYBODY)) {
             (true, Some(heir)) if heir == me => now,
             (true, None) if lease.holder != me => now,
             // Of an earlier request of ours that nobody knew the outcome of.
@@ -343,14 +373,38 @@ impl Master {
         if self.authority == Authority::Standby || self.leadership.yields.is_some() {
             return;
         }
+        self.leadership.invites = None;
         self.events.push_back(MasterEvent::GivesWay { term: self.record.term, heir });
         if self.authority == Authority::Active {
             self.authority = Authority::Unleased;
             self.tell_mandate(false);
         }
-        self.leadership.yields = Some(Yield { heir, released: false });
+        self.leadership.yields = Some(Yield { heir, released: false, confirmed: false });
         self.leadership.next_at = now;
         self.lead_on(now);
+    }
+
+    /// Gives way as soon as another master has come forward, or has had the time to.
+    fn invite(&mut self, now: Time) {
+        let l = &self.leadership;
+        if self.authority == Authority::Standby || l.yields.is_some() || l.invites.is_some() {
+            return;
+        }
+        let until = now + usual_look(self.lease_time()) + 5 * HANDOVER_LOOK;
+        self.leadership.invites = Some((until, false));
+        self.leadership.next_at = now;
+        self.lead_on(now);
+    }
+
+    /// Whether it has ended its term in good order, for nobody in particular: then nobody misses it.
+    pub fn has_given_back(&self) -> bool {
+        self.leadership.yields.is_some_and(|y| y.confirmed && y.heir.is_none())
+    }
+
+    /// Time left of its lease, milliseconds.
+    pub(super) fn lease_left_ms(&self, now: Time) -> Option<u64> {
+        let leads = self.authority != Authority::Standby && !self.is_alone();
+        leads.then(|| self.leadership.valid_until.since(now).as_millis() as u64)
     }
 
     /// What an operator asks for.
@@ -370,12 +424,12 @@ impl Master {
             Command::Demote => {
                 self.leadership.eligible = false;
                 self.leadership.claims = false;
-                self.give_way(now, None);
+                self.invite(now);
             }
             Command::StepDown if self.authority == Authority::Standby => {
                 return Err("this master is not the active one".into());
             }
-            Command::StepDown => self.give_way(now, None),
+            Command::StepDown => self.invite(now),
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ impl Master {
                 Authority::Standby => Role::Standby,
             },
             active: self.record.lease.addr,
+            lease_left_ms: self.lease_left_ms(now),
             store_trouble: self.leadership.trouble(now),
             groups: groups.collect(),
         }
