@@ -1,6 +1,7 @@
 //! `pccl status`: who is in the run, and who waits for whom.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -20,12 +21,13 @@ const DEFAULT_PORT: u16 = 7117;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = exit::help(&[
     ("who is there", "pccl status --master master.example.com:7117"),
+    ("which of several masters leads", "pccl status --master a.example.com,b.example.com"),
     ("for a program", "pccl status --master 10.0.0.7 --json"),
 ]))]
 pub(crate) struct StatusArgs {
-    /// The master; its port is 7117 unless it says another
-    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER")]
-    master: String,
+    /// The master, or all of them with commas between; the port is 7117 unless it says another
+    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',', required = true)]
+    master: Vec<String>,
 
     /// One JSON object instead of tables
     #[arg(long)]
@@ -36,18 +38,78 @@ pub(crate) struct StatusArgs {
     timeout: u64,
 }
 
+/// A master, and what it says.
+struct Asked {
+    name: String,
+    answer: Result<Status, CliError>,
+}
+
 /// Asks and prints.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
     let timeout = Duration::from_secs(args.timeout);
-    let status = ask(&resolve(&args.master)?, timeout)?;
+    let ask = |name: &String| resolve(name).and_then(|addresses| ask(&addresses, timeout));
+    let mut asked: Vec<Asked> = thread::scope(|scope| {
+        let all: Vec<_> = args.master.iter().map(|name| (name, scope.spawn(move || ask(name)))).collect();
+        let answer = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(CliError::new(Exit::System, "failed to ask: a thread panicked")))
+        };
+        all.into_iter().map(|(name, thread)| Asked { name: name.clone(), answer: answer(thread) }).collect()
+    });
+    let Some(leader) =
+        (0..asked.len()).max_by_key(|i| weight(&asked[*i])).filter(|i| asked[*i].answer.is_ok())
+    else {
+        return asked.swap_remove(0).answer.map(|_| Exit::Success);
+    };
+    let masters = if asked.len() > 1 { Some(masters(&asked)) } else { None };
+    let rows: Vec<serde_json::Value> = asked.iter().map(row).collect();
+    let status = asked.swap_remove(leader).answer?;
     if args.json {
-        let text =
-            serde_json::to_string(&status).map_err(|error| CliError::new(Exit::System, error.to_string()))?;
-        output::print(&[text]);
+        let mut object =
+            serde_json::to_value(&status).map_err(|error| CliError::new(Exit::System, error.to_string()))?;
+        object["masters"] = rows.into();
+        output::print(&[object.to_string()]);
     } else {
-        output::print(&lines(&status));
+        let mut text = masters.unwrap_or_default();
+        text.extend(lines(&status));
+        output::print(&text);
     }
     Ok(Exit::Success)
+}
+
+/// Whose status tells most: the newest term's, and there the one that leads.
+fn weight(asked: &Asked) -> Option<(u64, bool, bool)> {
+    let status = asked.answer.as_ref().ok()?;
+    Some((status.term, status.role != Role::Standby, status.role == Role::Active))
+}
+
+fn masters(asked: &[Asked]) -> Vec<String> {
+    let mut table = Table::new(&["<master", "<role", "term", "lease left", "<store"]);
+    for one in asked {
+        table.push(match &one.answer {
+            Ok(status) => [
+                one.name.clone(),
+                status.role.to_string(),
+                status.term.to_string(),
+                status.lease_left_ms.map_or_else(|| "-".to_owned(), |left| format!("{left} ms")),
+                status.store_trouble.as_ref().map_or_else(|| "answers".to_owned(), |(why, _)| why.clone()),
+            ],
+            Err(_) => [one.name.as_str(), "does not answer", "-", "-", "-"].map(str::to_owned),
+        });
+    }
+    let mut lines = table.lines();
+    lines.push(String::new());
+    lines
+}
+
+fn row(one: &Asked) -> serde_json::Value {
+    match &one.answer {
+        Ok(status) => serde_json::json!({
+            "master": one.name, "role": status.role, "term": status.term, "lease_left_ms": status.lease_left_ms,
+        }),
+        Err(error) => serde_json::json!({ "master": one.name, "error": error.to_string() }),
+    }
 }
 
 /// The first of the addresses that answers; if none does, what the first one said.
@@ -96,7 +158,9 @@ pub(crate) fn lines(status: &Status) -> Vec<String> {
 /// Whether it leads, if that is not a matter of course.
 fn leadership(status: &Status) -> String {
     match (status.role, status.active) {
-        (Role::Active, _) => String::new(),
+        (Role::Active, _) => {
+            status.lease_left_ms.map(|left| format!(", its lease valid for {left} ms")).unwrap_or_default()
+        }
         (Role::Unleased, _) => ", without a lease: it decides nothing until its store answers".to_owned(),
         (Role::Standby, Some(active)) => format!(": not active, the active one is at {active}"),
         (Role::Standby, None) => ": not active, and where the active one is, is not known".to_owned(),

@@ -61,6 +61,11 @@ fn another_master_takes_over_and_no_worker_notices() {
     let said = text(&run(&["status", "--master", &second]).stdout);
     assert!(said.contains(&format!("not active, the active one is at {first}")), "{said}");
 
+    let said = text(&run(&["status", "--master", &format!("{second},{first},127.0.0.1:1")]).stdout);
+    for words in [["active", "answers"], ["standby", "-"], ["does not answer", "127.0.0.1:1"]] {
+        assert!(said.lines().any(|line| words.iter().all(|word| line.contains(word))), "{words:?}: {said}");
+    }
+
     let mut workers: Vec<_> = (0..3).map(|_| Running::start(worker(&[&first, &second]))).collect();
     go_on(&mut workers);
     drop(one);

@@ -29,6 +29,9 @@ impl Journal {
             MasterEvent::ConnectionRefused { .. } => self.may_name_refusal(Instant::now()),
             _ => true,
         };
+        if matches!(event, MasterEvent::StoreIsBack) {
+            self.trouble = None;
+        }
         if matches!(event, MasterEvent::Active { .. } | MasterEvent::EpochChanged { .. })
             && self.trouble.take().is_some()
         {

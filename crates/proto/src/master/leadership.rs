@@ -146,7 +146,26 @@ impl Master {
         let ends = self.authority == Authority::Active && self.rules.hold(Rule::LeaseEnds);
         let own = ends.then_some(l.valid_until);
         let next = (l.asked.is_none() && !self.is_alone()).then_some(l.next_at);
-        own.into_iter().chain(next).min().filter(|at| at.0 < u64::MAX)
+        let slow = self.is_slow_at().filter(|_| l.trouble.is_none());
+        own.into_iter().chain(next).chain(slow).min().filter(|at| at.0 < u64::MAX)
+    }
+
+    /// When a request that is under way has taken too long for a store that works. Whoever looks shall know soon, not only
+    /// when the lease is over.
+    fn is_slow_at(&self) -> Option<Time> {
+        let (_, _, asked_at) = self.leadership.asked.filter(|_| !self.is_alone())?;
+        Some(asked_at + (self.lease_time() / 5).max(SHORTEST_LOOK))
+    }
+
+    fn watch_store(&mut self, now: Time) {
+        let Some((_, _, since)) = self.leadership.asked.filter(|_| self.leadership.trouble.is_none()) else {
+            return;
+        };
+        if self.is_slow_at().is_some_and(|at| now >= at) {
+            let why = "it does not answer".to_owned();
+            self.leadership.trouble = Some((why.clone(), since));
+            self.events.push_back(MasterEvent::StoreTrouble { why });
+        }
     }
 
     /// Before anything else: a lease that is over is over, whatever there is to be handled.
@@ -175,6 +194,7 @@ impl Master {
 
     /// When it is time to ask the store again.
     pub(super) fn lead_on(&mut self, now: Time) {
+        self.watch_store(now);
         if self.is_alone() || self.leadership.asked.is_some() {
             return;
         }
@@ -244,7 +264,8 @@ impl Master {
     }
 
     fn store_troubled(&mut self, now: Time, what: Asked, why: String) {
-        self.leadership.trouble.get_or_insert((why.clone(), now));
+        let since = self.leadership.trouble.as_ref().map_or(now, |(_, since)| *since);
+        self.leadership.trouble = Some((why.clone(), since));
         self.events.push_back(MasterEvent::StoreTrouble { why });
         // Whoever holds the lease may renew it before we judge it by what we saw before the trouble.
         self.leadership.seen = None;
