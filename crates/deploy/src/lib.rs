@@ -11,6 +11,7 @@
 //! | [`classify`] | why a tool failed, from what it printed |
 //! | [`clouds`] | how clouds count calls and refuse them |
 //! | [`predict`] | what a run will take, by running it in virtual time |
+//! | [`progress`] | how far a run is |
 //! | [`schedule`] | which task starts when, and why another does not |
 //! | [`journal`] | what is written down, and what a later run learns from it |
 //! | [`report`] | the picture of a run |
@@ -25,6 +26,7 @@ pub mod file;
 pub mod journal;
 pub mod plan;
 pub mod predict;
+pub mod progress;
 pub mod random;
 pub mod report;
 pub mod schedule;

@@ -6,15 +6,15 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pccl_deploy::file::Time;
 use pccl_deploy::journal::Record;
-use pccl_deploy::plan::Plan;
-use pccl_deploy::schedule::{Outcome, Scheduler, TaskState};
+use pccl_deploy::progress::{Cell, PhaseProgress, Progress, TargetProgress, Waiting};
+use pccl_deploy::schedule::Outcome;
 
 use crate::clock::Stamp;
 
 /// How a run is shown.
 pub(crate) enum Display {
     /// A bar for each phase, a cell for each target.
-    Bars(Box<Bars>),
+    Bars(Option<Box<Bars>>),
     /// A line for each event.
     Lines,
     /// The records of the journal, one JSON object a line.
@@ -25,19 +25,19 @@ pub(crate) enum Display {
 
 pub(crate) struct Bars {
     group: MultiProgress,
-    phases: Vec<Option<ProgressBar>>,
+    phases: Vec<ProgressBar>,
     cells: ProgressBar,
     waits: ProgressBar,
 }
 
 impl Display {
-    pub(crate) fn new(json: bool, quiet: bool, plan: &Plan) -> Self {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
         if json {
             Self::Json
         } else if quiet {
             Self::Quiet
         } else if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
-            Self::Bars(Box::new(Bars::new(plan)))
+            Self::Bars(None)
         } else {
             Self::Lines
         }
@@ -59,8 +59,7 @@ impl Display {
             Self::Bars(bars) => {
                 let bad = matches!(record, Record::Ended { outcome: Outcome::Failed(_), .. });
                 if bad && let Some(line) = line(record) {
-                    // A terminal that is gone shows nothing.
-                    let _ = bars.group.println(line);
+                    above(bars.as_deref(), &line);
                 }
             }
             Self::Quiet => {}
@@ -71,24 +70,37 @@ impl Display {
     pub(crate) fn note(&mut self, text: &str) {
         match self {
             Self::Lines => say(text),
-            Self::Bars(bars) => drop(bars.group.println(text)),
+            Self::Bars(bars) => above(bars.as_deref(), text),
             Self::Json | Self::Quiet => {}
         }
     }
 
+    /// Whether [`standing`](Self::standing) shows anything.
+    pub(crate) fn wants_progress(&self) -> bool {
+        matches!(self, Self::Bars(_))
+    }
+
     /// Shows where the run stands.
-    pub(crate) fn standing(&mut self, scheduler: &Scheduler) {
+    pub(crate) fn standing(&mut self, progress: &Progress) {
         if let Self::Bars(bars) = self {
-            bars.update(scheduler);
+            bars.get_or_insert_with(|| Box::new(Bars::new(progress))).update(progress);
         }
     }
 
     pub(crate) fn finish(&mut self) {
-        if let Self::Bars(bars) = self {
-            for bar in bars.phases.iter().flatten().chain([&bars.cells, &bars.waits]) {
+        if let Self::Bars(Some(bars)) = self {
+            for bar in bars.phases.iter().chain([&bars.cells, &bars.waits]) {
                 bar.abandon();
             }
         }
+    }
+}
+
+/// Prints above the bars, if there are any yet. A terminal that is gone shows nothing.
+fn above(bars: Option<&Bars>, line: &str) {
+    match bars {
+        Some(bars) => drop(bars.group.println(line)),
+        None => say(line),
     }
 }
 
@@ -126,22 +138,19 @@ fn line(record: &Record) -> Option<String> {
 }
 
 impl Bars {
-    fn new(plan: &Plan) -> Self {
+    fn new(progress: &Progress) -> Self {
         let group = MultiProgress::new();
-        let widest = plan.deployment.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(8);
+        let widest = progress.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(8);
         let template = format!("{{prefix:{widest}}} {{bar:32}} {{pos:>4}}/{{len:<4}} {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let text = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        let phase = |(at, phase): (usize, &pccl_deploy::file::Phase)| {
-            let tasks = plan.phases[at].clone().filter(|task| !plan.tasks[*task].left_out).count();
-            (tasks > 0).then(|| {
-                let bar = group.add(ProgressBar::new(tasks as u64));
-                bar.set_style(style.clone());
-                bar.set_prefix(phase.name.clone());
-                bar
-            })
+        let phase = |phase: &PhaseProgress| {
+            let bar = group.add(ProgressBar::new(phase.total.into()));
+            bar.set_style(style.clone());
+            bar.set_prefix(phase.name.clone());
+            bar
         };
-        let phases = plan.deployment.phases.iter().enumerate().map(phase).collect();
+        let phases = progress.phases.iter().map(phase).collect();
         let line = || {
             let bar = group.add(ProgressBar::new(1));
             bar.set_style(text.clone());
@@ -151,66 +160,35 @@ impl Bars {
         Self { group, phases, cells, waits }
     }
 
-    fn update(&self, scheduler: &Scheduler) {
-        let plan = scheduler.plan();
-        for (at, bar) in self.phases.iter().enumerate() {
-            let Some(bar) = bar else { continue };
-            let (mut done, mut running, mut failed) = (0, 0, 0);
-            for task in plan.phases[at].clone() {
-                match scheduler.state(pccl_deploy::plan::TaskId(task as u32)) {
-                    TaskState::Done => done += 1,
-                    TaskState::Running { .. } => running += 1,
-                    TaskState::Failed(_) => failed += 1,
-                    _ => {}
-                }
-            }
-            bar.set_position(done);
-            let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-            bar.set_message(format!("{running} running{failed}"));
+    fn update(&self, progress: &Progress) {
+        for (bar, phase) in self.phases.iter().zip(&progress.phases) {
+            bar.set_position(phase.done.into());
+            let counts = [(phase.running, "running"), (phase.failed, "failed"), (phase.skipped, "skipped")];
+            let words = counts.iter().filter(|(count, _)| *count > 0);
+            let words: Vec<String> = words.map(|(count, word)| format!("{count} {word}")).collect();
+            bar.set_message(words.join(", "));
         }
-        self.cells.set_message(cells(scheduler));
-        self.waits.set_message(waits(scheduler));
+        self.cells.set_message(cells(progress));
+        self.waits.set_message(waits(progress));
     }
 }
 
 /// A cell for each target: what is worst about it.
-fn cells(scheduler: &Scheduler) -> String {
-    let plan = scheduler.plan();
-    let mut cells = vec!['✓'; plan.catalog.targets.len()];
-    let weight = |c: char| "✓·▸✗".chars().position(|known| known == c).unwrap_or(0);
-    for id in plan.ids() {
-        let Some(target) = plan.task(id).target else { continue };
-        let cell = match scheduler.state(id) {
-            TaskState::Failed(_) => '✗',
-            TaskState::Running { .. } => '▸',
-            TaskState::Done | TaskState::Passed => '✓',
-            _ => '·',
-        };
-        let old = &mut cells[target as usize];
-        if weight(cell) > weight(*old) {
-            *old = cell;
-        }
-    }
-    cells.into_iter().collect()
+fn cells(progress: &Progress) -> String {
+    let cell = |target: &TargetProgress| match target.worst() {
+        Cell::Failed => '✗',
+        Cell::Running => '▸',
+        Cell::Done | Cell::None => '✓',
+        Cell::Waiting | Cell::Skipped => '·',
+    };
+    progress.targets.iter().map(cell).collect()
 }
 
 /// What is waited for, most frequent first.
-fn waits(scheduler: &Scheduler) -> String {
-    let mut sums: std::collections::BTreeMap<String, u32> = std::collections::BTreeMap::new();
-    for id in scheduler.plan().ids() {
-        match scheduler.waits_for(id) {
-            Some(pccl_deploy::schedule::Wait::Dependencies(_)) => {
-                *sums.entry("others".to_owned()).or_default() += 1;
-            }
-            Some(wait) => *sums.entry(wait.to_string()).or_default() += 1,
-            None => {}
-        }
-    }
-    let mut sums: Vec<(String, u32)> = sums.into_iter().collect();
-    sums.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let parts: Vec<String> =
-        sums.into_iter().take(4).map(|(what, count)| format!("{count} for {what}")).collect();
-    if parts.is_empty() { String::new() } else { format!("waiting: {}", parts.join(", ")) }
+fn waits(progress: &Progress) -> String {
+    let part = |wait: &Waiting| format!("{} × {} for {}", wait.count, wait.phase, wait.what);
+    let parts: Vec<String> = progress.waits.iter().take(4).map(part).collect();
+    if parts.is_empty() { String::new() } else { format!("waiting: {}", parts.join("; ")) }
 }
 
 /// A time for people.

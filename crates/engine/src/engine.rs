@@ -5,18 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pccl_deploy::journal::{History, Record};
 use pccl_deploy::plan::TaskId;
+use pccl_deploy::progress::Progress;
 use pccl_deploy::schedule::{Command, Counts, Event, Outcome, Scheduler};
 
 use crate::attempt::{self, Job};
 use crate::clock::Clock;
 use crate::display::Display;
 use crate::failure::DeployError;
+use crate::metrics::Watched;
 use crate::process::Control;
 use crate::runners::Site;
 use crate::store::Store;
@@ -25,6 +27,8 @@ use crate::store::Store;
 const GRACE: Duration = Duration::from_secs(15);
 /// The display is refreshed this often.
 const REFRESH: Duration = Duration::from_millis(200);
+/// How often a session says how far it is to those who watch from elsewhere.
+const BEAT: Duration = Duration::from_secs(1);
 /// Writes this many records, then kills this process: for tests of `resume`.
 const FAULT: &str = "PCCL_FAULT_DEPLOY_RECORDS";
 
@@ -80,6 +84,10 @@ pub(crate) struct Engine {
     next_job: u64,
     jobs: attempt::Workshop,
     signals: u32,
+    /// What the metrics of this run are made from.
+    pub(crate) shared: Option<Arc<Mutex<Watched>>>,
+    /// When this session last said how far it is.
+    told: Option<Duration>,
     fault_after: Option<u64>,
 }
 
@@ -100,7 +108,7 @@ impl Engine {
         let last =
             |name: &String| history.tasks.get(name).and_then(|t| t.attempts.last()).map_or(0, |a| a.number);
         let numbers = names.iter().map(last).collect();
-        let jobs = attempt::Workshop::new(plan, store.logs(run), format!("{run}/{}", plan.deployment.name));
+        let jobs = attempt::Workshop::new(plan, store.logs(run), store.mark(run));
         let fault_after = std::env::var(FAULT).ok().and_then(|text| text.parse().ok());
         let (sender, receiver) = channel;
         Self {
@@ -119,6 +127,8 @@ impl Engine {
             next_job: 0,
             jobs,
             signals: 0,
+            shared: None,
+            told: None,
             fault_after,
         }
     }
@@ -157,11 +167,34 @@ impl Engine {
             if self.scheduler.is_finished() && self.active.is_empty() {
                 let over = Record::Over { at_ms: self.clock.at_ms(now), stopped: self.signals > 0 };
                 self.records.push(over);
+                self.told = None;
+                self.tell();
                 return self.commit();
             }
-            self.display.standing(&self.scheduler);
+            self.tell();
             self.wait();
             self.enforce_deadlines();
+        }
+    }
+
+    /// Says how far it is: to the display, to the metrics, and now and then to whoever watches from elsewhere.
+    fn tell(&mut self) {
+        let now = self.clock.now();
+        let is_due = self.told.is_none_or(|told| now.saturating_sub(told) >= BEAT);
+        if !is_due && self.shared.is_none() && !self.display.wants_progress() {
+            return;
+        }
+        let progress = Progress::of_schedule(&self.scheduler);
+        self.display.standing(&progress);
+        if let Some(shared) = &self.shared {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).progress = progress.clone();
+        }
+        if is_due {
+            self.told = Some(now);
+            // Who watches sees less then; what must not be lost is in the records.
+            if let Err(error) = self.store.publish(self.run, progress, self.clock.at_ms(now)) {
+                self.display.note(&format!("{error}"));
+            }
         }
     }
 
@@ -283,6 +316,12 @@ impl Engine {
         self.store.append(self.run, &records)?;
         for record in &records {
             self.display.record(record);
+        }
+        if let Some(shared) = &self.shared {
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            for record in &records {
+                shared.history.apply(record);
+            }
         }
         Ok(())
     }

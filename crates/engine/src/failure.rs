@@ -38,6 +38,13 @@ pub enum DeployError {
         /// Where the journal is.
         folder: String,
     },
+    /// A port cannot be had.
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system says.
+        why: String,
+    },
     /// The operating system refused something.
     System(String),
     /// A secret cannot be had.
@@ -70,15 +77,10 @@ impl fmt::Display for DeployError {
             }
             Self::Journal(why) => write!(f, "failed to use the journal: {why}"),
             Self::NoRun { folder } => write!(f, "failed to find a run: the journal in {folder} has none"),
+            Self::Listen { address, why } => write!(f, "failed to listen on {address}: {why}"),
             Self::System(what) => f.write_str(what),
             Self::Secret { name, why } => write!(f, "failed to find the secret `{name}`: {why}"),
         }
-    }
-}
-
-impl From<rusqlite::Error> for DeployError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Journal(error.to_string())
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `attempt`, `process`, `runners` | one attempt of a task: its processes, and the tools that it runs |
 //! | `store` | the journal: records in order, a lock, a fence |
 //! | `display` | what the operator sees meanwhile |
+//! | `view`, `watch`, `serve`, `metrics` | what others see of a run, from its journal |
 //! | `setup` | from a file and the command line to a plan |
 #![forbid(unsafe_code)]
 
@@ -15,17 +16,26 @@ mod clock;
 mod display;
 mod engine;
 mod failure;
+mod metrics;
 mod process;
 mod runners;
+mod serve;
 mod session;
 mod setup;
 mod store;
+mod view;
+mod watch;
+mod web;
 
 pub use attempt::log_name;
 pub use clock::{Stamp, now_ms};
 pub use display::time;
 pub use engine::Summary;
 pub use failure::DeployError;
-pub use session::{Again, Manner, begin, folder, go_on};
+pub use serve::serve;
+pub use session::{Again, Manner, begin, go_on};
 pub use setup::{Choices, Source, undoing};
-pub use store::{Store, StoredRun};
+pub use store::{JournalUrl, Live, Place, Store, StoredRun};
+pub use view::{Follower, RunState, RunView};
+pub use watch::{Ending, watch};
+pub use web::TcpAddress;

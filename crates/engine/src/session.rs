@@ -21,10 +21,12 @@ use crate::clock::{Clock, now_ms};
 use crate::display::Display;
 use crate::engine::{Engine, Message, Summary};
 use crate::failure::DeployError;
+use crate::metrics;
 use crate::process;
 use crate::runners::{Site, terraform};
 use crate::setup::{self, Choices, Source};
-use crate::store::{Store, StoredRun};
+use crate::store::{JournalUrl, Place, Store, StoredRun};
+use crate::web::{Listener, TcpAddress};
 
 /// Checks of tasks that were in flight run side by side, so many at a time.
 const CHECKS: usize = 16;
@@ -40,23 +42,23 @@ pub struct Manner {
     pub json: bool,
     /// Only the end.
     pub quiet: bool,
-}
-
-/// Where the journal of a deployment lies.
-pub fn folder(state: Option<&Path>, base: &Path, name: &str) -> PathBuf {
-    state.map_or_else(|| base.join(".pccl-deploy"), Path::to_owned).join(name)
+    /// The journal of a team.
+    pub journal: Option<JournalUrl>,
+    /// Where metrics of the run are served.
+    pub metrics: Option<TcpAddress>,
 }
 
 /// `pccl deploy run`.
 pub fn begin(source: &Source, choices: &Choices, manner: &Manner) -> Result<(Summary, i64), DeployError> {
     let plan = choices.plan(source.deployment()?)?;
     let secrets = setup::secrets(&plan)?;
-    let folder = folder(manner.state.as_deref(), &source.base(), &plan.deployment.name);
-    let mut store = Store::open(&folder, manner.durable)?;
+    let place = Place::of(source, &plan.deployment.name, manner.state.as_deref(), manner.journal.as_ref());
+    let metrics = manner.metrics.as_ref().map(Listener::bind).transpose()?;
+    let mut store = Store::open(&place, manner.durable)?;
     let fence = store.lock(&operator(), now_ms())?;
     let run = store.create(&source.path.display().to_string(), &source.text, choices, now_ms())?;
     let session = Session { plan, secrets, base: source.base(), run, fence, history: History::default() };
-    session.go(store, Vec::new(), manner).map(|summary| (summary, run))
+    session.go(store, Vec::new(), manner, metrics).map(|summary| (summary, run))
 }
 
 /// What `resume` and `retry` go on with.
@@ -76,18 +78,20 @@ pub fn go_on(
     manner: &Manner,
 ) -> Result<(Summary, i64), DeployError> {
     let name = source.deployment()?.name;
-    let folder = folder(manner.state.as_deref(), &source.base(), &name);
-    let mut store = Store::open(&folder, manner.durable)?;
+    let place = Place::of(source, &name, manner.state.as_deref(), manner.journal.as_ref());
+    let metrics = manner.metrics.as_ref().map(Listener::bind).transpose()?;
+    let mut store = Store::open(&place, manner.durable)?;
     let fence = store.lock(&operator(), now_ms())?;
     let stored = store.load(run)?;
-    let Some(StoredRun { id, file, text, choices, mut history, .. }) = stored else {
-        return Err(DeployError::NoRun { folder: folder.display().to_string() });
+    let Some(StoredRun { id, text, choices, mut history, .. }) = stored else {
+        return Err(DeployError::NoRun { folder: place.to_string() });
     };
-    // As it was when the run began: a file that has changed since is for the next run.
-    let stored = Source { path: PathBuf::from(file), text };
+    // As it was when the run began: a file that has changed since is for the next run. Its paths are those of whoever
+    // goes on with it, who may be on another host.
+    let stored = Source { path: source.path.clone(), text };
     let plan = choices.plan(stored.deployment()?)?;
     let secrets = setup::secrets(&plan)?;
-    let mut display = Display::new(manner.json, manner.quiet, &plan);
+    let mut display = Display::new(manner.json, manner.quiet);
     let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display);
     for record in &first {
         history.apply(record);
@@ -98,7 +102,7 @@ pub fn go_on(
         first.push(retry);
     }
     let session = Session { plan, secrets, base: stored.base(), run: id, fence, history };
-    session.go(store, first, manner).map(|summary| (summary, id))
+    session.go(store, first, manner, metrics).map(|summary| (summary, id))
 }
 
 /// Names of the tasks that failed for good, by target or name where `only` names some.
@@ -128,12 +132,19 @@ struct Session {
 }
 
 impl Session {
-    fn go(self, store: Store, mut first: Vec<Record>, manner: &Manner) -> Result<Summary, DeployError> {
+    fn go(
+        self,
+        store: Store,
+        mut first: Vec<Record>,
+        manner: &Manner,
+        metrics: Option<Listener>,
+    ) -> Result<Summary, DeployError> {
         let Self { plan, secrets, base, run, fence, history } = self;
+        let name = plan.deployment.name.clone();
         let logs = store.logs(run);
         std::fs::create_dir_all(&logs).map_err(|e| DeployError::system("make", &logs, &e))?;
         let clock = Clock::start();
-        let display = Display::new(manner.json, manner.quiet, &plan);
+        let display = Display::new(manner.json, manner.quiet);
         let options = Choices::options(&plan, now_ms());
         let mode = options.mode;
         // Asking takes as long as a short task: it is done meanwhile.
@@ -146,7 +157,12 @@ impl Session {
         let site = Arc::new(Site { base, secrets, initialized: Mutex::default() });
         // The beginning of a session closes what earlier ones skipped, so it stands first.
         first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence });
-        let engine = Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
+        let shared = metrics
+            .map(|listener| metrics::serve(listener, run, name.clone(), history.clone()))
+            .transpose()?;
+        let mut engine =
+            Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
+        engine.shared = shared;
         let (summary, mut store) = engine.run(first)?;
         if let Ok(tools) = tools.join() {
             store.append(run, &[Record::Tools { tools }])?;
@@ -187,7 +203,8 @@ fn reconcile(
     secrets: &BTreeMap<String, String>,
     display: &mut Display,
 ) -> Vec<Record> {
-    wait_for_survivors(&format!("{run}/{}/", plan.deployment.name), display);
+    wait_for_survivors(&format!("{}/", store.mark(run)), display);
+    elsewhere(history, display);
     let flying: Vec<(TaskId, &AttemptHistory)> = plan
         .ids()
         .filter_map(|id| match history.tasks.get(&plan.name(id))?.standing() {
@@ -197,7 +214,7 @@ fn reconcile(
         .collect();
     let logs = store.logs(run);
     let site = Site { base: base.to_owned(), secrets: secrets.clone(), initialized: Mutex::default() };
-    let workshop = Workshop::new(plan, logs.clone(), format!("{run}/{}", plan.deployment.name));
+    let workshop = Workshop::new(plan, logs.clone(), store.mark(run));
     let scheduler = Scheduler::new(plan.clone(), Choices::options(plan, 1), &BTreeMap::new(), Duration::ZERO);
     let mut records = Vec::new();
     for group in flying.chunks(CHECKS) {
@@ -274,6 +291,21 @@ fn runs_again(rule: OnUnknown, task: &str) -> bool {
             answer.trim().eq_ignore_ascii_case("y")
         }
         OnUnknown::Ask | OnUnknown::Fail => false,
+    }
+}
+
+/// Processes of a session on another host cannot be seen from here: then the operator has to know.
+fn elsewhere(history: &History, display: &mut Display) {
+    let host = |operator: &str| {
+        operator.split_once('@').and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned)
+    };
+    let last = history.sessions.last().and_then(|(_, operator, _)| host(operator));
+    let flying =
+        history.tasks.values().filter(|task| matches!(task.standing(), Standing::InFlight(_))).count();
+    if let Some(there) = last.filter(|there| flying > 0 && Some(there) != host(&operator()).as_ref()) {
+        display.note(&format!(
+            "{flying} tasks were in flight on {there}: make sure that nothing of them still runs there"
+        ));
     }
 }
 

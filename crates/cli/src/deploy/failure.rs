@@ -22,10 +22,14 @@ impl From<DeployError> for CliError {
                 (Exit::Locked, Some("wait for it, or ask them; `pccl deploy status` shows how far it is"))
             }
             DeployError::Fenced => (Exit::Locked, Some("`pccl deploy status` shows the other session")),
-            DeployError::Journal(_) => {
-                (Exit::System, Some("`--state DIR` chooses another folder for the journal"))
-            }
+            DeployError::Journal(_) => (
+                Exit::System,
+                Some("`--state DIR` chooses another folder for it, `--journal URL` a database"),
+            ),
             DeployError::NoRun { .. } => (Exit::Usage, Some("`pccl deploy run` begins one")),
+            DeployError::Listen { .. } => {
+                (Exit::Port, Some("port 0 takes any free one; `ss -ltnp` shows who has it"))
+            }
             DeployError::Secret { .. } => (Exit::Config, Some("see `secrets` in the deployment file")),
             _ => (Exit::System, None),
         };

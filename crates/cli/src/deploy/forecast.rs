@@ -8,13 +8,15 @@ use pccl_deploy::plan::Plan;
 use pccl_deploy::predict::{Forecast, Rehearsal, estimates, forecast, sample, simulate};
 use pccl_deploy::random::Random;
 use pccl_deploy::report;
-use pccl_engine::{Choices, Source, Store, folder, time};
+use pccl_engine::{Choices, DeployError, Place, Source, Store, time};
 
-use super::{PlanArgs, RehearseArgs};
+use super::{JournalArgs, PlanArgs, RehearseArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output::print;
 
+/// Runs whose times are used, newest first.
+const LEARNED: u32 = 20;
 /// Tasks that are listed one by one.
 const LISTED: usize = 200;
 
@@ -22,9 +24,10 @@ const LISTED: usize = 200;
 pub(super) fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
     let plan = args.choices.plan(source.deployment()?)?;
-    let folder = folder(args.state.as_deref(), &source.base(), &plan.deployment.name);
+    let JournalArgs { state, journal } = &args.journal;
+    let place = Place::of(&source, &plan.deployment.name, state.as_deref(), journal.as_ref());
     let mut known = estimates(&plan);
-    let seen = if folder.join("journal.db").exists() { seen(&folder)? } else { BTreeMap::new() };
+    let seen = seen(&place)?;
     for (at, phase) in plan.deployment.phases.iter().enumerate() {
         if let Some(figures) = seen.get(&phase.name) {
             known[at] = *figures;
@@ -61,10 +64,14 @@ pub(super) fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
 }
 
 /// Times that earlier runs took.
-fn seen(folder: &std::path::Path) -> Result<BTreeMap<String, (Duration, f64)>, CliError> {
-    let mut store = Store::open(folder, true)?;
+fn seen(place: &Place) -> Result<BTreeMap<String, (Duration, f64)>, CliError> {
     let mut all = BTreeMap::new();
-    for run in store.runs()? {
+    let mut store = match Store::look(place) {
+        Ok(store) => store,
+        Err(DeployError::NoRun { .. }) => return Ok(all),
+        Err(error) => return Err(error.into()),
+    };
+    for run in store.runs(LEARNED)? {
         if let Some(stored) = store.load(Some(run))? {
             for (phase, figures) in stored.history.estimates() {
                 all.entry(phase).or_insert(figures);

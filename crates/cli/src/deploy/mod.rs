@@ -3,6 +3,7 @@
 //! What is decided is decided in `pccl-deploy`, what is run is run by `pccl-engine`; here are the commands.
 
 mod failure;
+mod follow;
 mod forecast;
 mod status;
 
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output::print;
-use pccl_engine::{Again, Choices, Manner, Source, Summary};
+use pccl_engine::{Again, Choices, JournalUrl, Manner, Place, Source, Summary, TcpAddress};
 
 /// What `init` writes.
 const EXAMPLE: &str = include_str!("example.yaml");
@@ -53,6 +54,12 @@ enum Deploy {
     Down(RunArgs),
     /// How far a run is, and what failed
     Status(StatusArgs),
+    /// All runs of the journal
+    Runs(PlaceArgs),
+    /// A run that another process drives, live
+    Watch(StatusArgs),
+    /// A read-only page and JSON about all runs, live, and their metrics
+    Serve(ServeArgs),
     /// The whole deployment against simulated clouds, in virtual time
     Rehearse(RehearseArgs),
     /// One HTML page, or a trace for Perfetto
@@ -78,9 +85,8 @@ struct PlanArgs {
     /// Rehearsals for each mode
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Folder of the journal, whose times win over the file's
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    journal: JournalArgs,
 }
 
 #[derive(Args, Debug)]
@@ -112,9 +118,11 @@ struct AgainArgs {
 
 #[derive(Args, Debug)]
 struct MannerArgs {
-    /// Folder of the journal and the outputs; default: .pccl-deploy beside the file
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    journal: JournalArgs,
+    /// Serve metrics of the run for Prometheus there as long as it runs; `:PORT` is on loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_address: Option<TcpAddress>,
     /// `off` trusts the operating system to write the journal: faster, and a power failure may cost the last seconds
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"])]
     journal_sync: String,
@@ -126,6 +134,46 @@ struct MannerArgs {
     quiet: bool,
 }
 
+/// Where the journal is.
+#[derive(Args, Clone, Debug)]
+struct JournalArgs {
+    /// Folder of the journal and the outputs; default: .pccl-deploy beside the file
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The journal in PostgreSQL, for a team: postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL", env = "PCCL_DEPLOY_JOURNAL", hide_env_values = true, value_parser = JournalUrl::parse)]
+    journal: Option<JournalUrl>,
+}
+
+impl JournalArgs {
+    fn place(&self, file: &Path) -> Result<Place, CliError> {
+        let source = Source::read(file)?;
+        Ok(Place::of(&source, &source.deployment()?.name, self.state.as_deref(), self.journal.as_ref()))
+    }
+}
+
+#[derive(Args, Debug)]
+struct PlaceArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    journal: JournalArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ServeArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    journal: JournalArgs,
+    /// Where to listen; port 0 takes a free one, `:PORT` is on loopback
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9091")]
+    listen: TcpAddress,
+}
+
 #[derive(Args, Debug)]
 struct StatusArgs {
     #[command(flatten)]
@@ -133,9 +181,8 @@ struct StatusArgs {
     /// Number of the run; default: the newest
     #[arg(long, value_name = "N")]
     run: Option<i64>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    journal: JournalArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -165,9 +212,8 @@ struct ReportArgs {
     /// Number of the run; default: the newest
     #[arg(long, value_name = "N")]
     run: Option<i64>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    journal: JournalArgs,
     /// Where the page goes
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     output: PathBuf,
@@ -178,8 +224,9 @@ struct ReportArgs {
 
 impl MannerArgs {
     fn manner(&self) -> Manner {
-        let Self { state, journal_sync, json, quiet } = self;
-        Manner { state: state.clone(), durable: journal_sync == "on", json: *json, quiet: *quiet }
+        let JournalArgs { state, journal } = self.journal.clone();
+        let (durable, metrics) = (self.journal_sync == "on", self.metrics_address.clone());
+        Manner { state, durable, json: self.json, quiet: self.quiet, journal, metrics }
     }
 }
 
@@ -198,6 +245,9 @@ pub(crate) fn run(args: &DeployArgs) -> Result<Exit, CliError> {
         Deploy::Resume(args) => again(args, &Again::Resume),
         Deploy::Retry(args) => again(args, &Again::Retry),
         Deploy::Status(args) => status::status(args),
+        Deploy::Runs(args) => follow::runs(args),
+        Deploy::Watch(args) => follow::watch(args),
+        Deploy::Serve(args) => follow::serve(args),
         Deploy::Rehearse(args) => forecast::rehearse(args),
         Deploy::Report(args) => status::report(args),
     }
@@ -249,7 +299,12 @@ fn conclude(summary: &Summary, run: i64, manner: &Manner) -> Exit {
             print(&["what failed and why: pccl deploy status; once more: pccl deploy retry"]);
         }
     }
-    match (summary.stopped, bad, counts.done) {
+    exit_of(summary.stopped, bad, counts.done)
+}
+
+/// The exit code of a run, with so many tasks failed or skipped, and so many done.
+fn exit_of(stopped: bool, bad: u32, done: u32) -> Exit {
+    match (stopped, bad, done) {
         (true, ..) => Exit::Interrupted,
         (false, 0, _) => Exit::Success,
         (false, _, 0) => Exit::Failed,

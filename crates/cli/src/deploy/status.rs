@@ -8,9 +8,9 @@ use pccl_deploy::journal::{History, Standing};
 use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::report;
 use pccl_deploy::schedule::Outcome;
-use pccl_engine::{DeployError, Source, Stamp, Store, StoredRun, folder, log_name};
+use pccl_engine::{DeployError, Source, Stamp, Store, StoredRun, log_name};
 
-use super::{ReportArgs, StatusArgs};
+use super::{JournalArgs, ReportArgs, StatusArgs};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output::print;
@@ -18,19 +18,10 @@ use crate::output::print;
 /// Tasks that are listed one by one.
 const LISTED: usize = 100;
 
-fn load(
-    path: &Path,
-    state: Option<&Path>,
-    run: Option<i64>,
-) -> Result<(Store, StoredRun, Plan), DeployError> {
-    let source = Source::read(path)?;
-    let folder = folder(state, &source.base(), &source.deployment()?.name);
-    let none = || DeployError::NoRun { folder: folder.display().to_string() };
-    if !folder.join("journal.db").exists() {
-        return Err(none());
-    }
-    let mut store = Store::open(&folder, true)?;
-    let stored = store.load(run)?.ok_or_else(none)?;
+fn load(path: &Path, journal: &JournalArgs, run: Option<i64>) -> Result<(Store, StoredRun, Plan), CliError> {
+    let place = journal.place(path)?;
+    let mut store = Store::look(&place)?;
+    let stored = store.load(run)?.ok_or_else(|| DeployError::NoRun { folder: place.to_string() })?;
     let then = Source { path: stored.file.clone().into(), text: stored.text.clone() };
     let plan = stored.choices.plan(then.deployment()?)?;
     Ok((store, stored, plan))
@@ -38,7 +29,7 @@ fn load(
 
 /// `pccl deploy status`.
 pub(super) fn status(args: &StatusArgs) -> Result<Exit, CliError> {
-    let (store, stored, plan) = load(&args.file.file, args.state.as_deref(), args.run)?;
+    let (store, stored, plan) = load(&args.file.file, &args.journal, args.run)?;
     let history = &stored.history;
     if args.json {
         print(&[object(&plan, &stored).to_string()]);
@@ -145,7 +136,7 @@ fn object(plan: &Plan, stored: &StoredRun) -> serde_json::Value {
 
 /// `pccl deploy report`.
 pub(super) fn report(args: &ReportArgs) -> Result<Exit, CliError> {
-    let (_, stored, plan) = load(&args.file.file, args.state.as_deref(), args.run)?;
+    let (_, stored, plan) = load(&args.file.file, &args.journal, args.run)?;
     let picture = report::of_history(&plan, &stored.history);
     write(&args.output, &report::html(&picture))?;
     if let Some(path) = &args.trace {

@@ -1,6 +1,9 @@
 //! What the end-to-end tests share: running the program, and waiting for conditions instead of times.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod postgres;
+pub(crate) mod site;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -366,6 +366,12 @@ impl Scheduler {
         }
     }
 
+    /// The wave that may run, from 1, and how many there are; none without waves.
+    pub fn wave(&self) -> Option<(u32, u32)> {
+        let count = self.plan.waves.len() as u32;
+        self.wave.in_use.then(|| ((self.wave.current + 1).min(count), count))
+    }
+
     /// When to call [`handle_time`](Self::handle_time) next.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timers.first().map(|(at, _)| *at)
