@@ -7,6 +7,7 @@ mod broken;
 mod fleet;
 mod hostile;
 mod kill;
+mod masters;
 mod points;
 mod settle;
 mod silence;

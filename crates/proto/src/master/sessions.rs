@@ -52,7 +52,10 @@ impl Master {
     }
 
     fn commanded(&mut self, now: Time, conn: ConnId, command: Command) {
-        let local = self.conns.get(&conn).is_some_and(|c| c.from.ip().is_loopback());
+        // Who connects to an address of this host from this host does so from that address.
+        let own = self.config.lease.addr.map(|addr| addr.ip());
+        let local =
+            self.conns.get(&conn).is_some_and(|c| c.from.ip().is_loopback() || Some(c.from.ip()) == own);
         let outcome = if local || self.config.remote_commands {
             self.command(now, command)
         } else {

@@ -1,6 +1,10 @@
 //! A fleet of real processes to break: a master and peers, driven line by line, each killed when it is dropped.
 
 pub(crate) mod churn;
+/// Shared with the tests of the stores.
+#[expect(dead_code, reason = "they use the rest of it")]
+#[path = "../../../../master/src/store/servers/daemon.rs"]
+pub(crate) mod daemon;
 pub(crate) mod master;
 pub(crate) mod namespace;
 pub(crate) mod pattern;
@@ -13,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use namespace::Namespace;
+use pccl_proto::message::{Role, Status};
 pub(crate) use process::{Process, Reply};
 use tempfile::TempDir;
 
@@ -49,6 +54,11 @@ pub(crate) struct Setup {
     pub(crate) namespace: bool,
     pub(crate) max_recovery_attempts: u32,
     pub(crate) master_timeout_ms: u32,
+    /// Where several masters keep their state, if not in a file.
+    pub(crate) database: Option<String>,
+    pub(crate) lease_ms: u32,
+    /// Masters that stand by.
+    pub(crate) standbys: u32,
 }
 
 impl Default for Setup {
@@ -59,6 +69,9 @@ impl Default for Setup {
             namespace: false,
             max_recovery_attempts: 3,
             master_timeout_ms: 60_000,
+            database: None,
+            lease_ms: 1500,
+            standbys: 0,
         }
     }
 }
@@ -68,6 +81,8 @@ pub(crate) struct Fleet {
     pub(crate) peers: Vec<Process>,
     pub(crate) master: Process,
     pub(crate) addr: SocketAddr,
+    /// The other masters.
+    pub(crate) others: Vec<(Process, SocketAddr)>,
     pub(crate) namespace: Option<Namespace>,
     setup: Setup,
     dir: TempDir,
@@ -82,7 +97,43 @@ impl Fleet {
         let ip = namespace.as_ref().map_or_else(own_ip, |n| n.ip(0));
         let first = SocketAddr::new(ip.into(), 0);
         let (master, addr) = Self::spawn_master(&setup, &dir, namespace.as_ref(), first);
-        Self { peers: Vec::new(), master, addr, namespace, setup, dir, spawned: 0, next_id: 0 }
+        if setup.standbys > 0 {
+            until("a master", || leads(addr));
+        }
+        let others = Vec::new();
+        let mut fleet =
+            Self { peers: Vec::new(), master, addr, others, namespace, setup, dir, spawned: 0, next_id: 0 };
+        for _ in 0..fleet.setup.standbys {
+            fleet.stand_by(SocketAddr::new(own_ip().into(), 0));
+        }
+        fleet
+    }
+
+    /// One more master, which stands by.
+    pub(crate) fn stand_by(&mut self, at: SocketAddr) {
+        let (master, addr) = Self::spawn_master(&self.setup, &self.dir, self.namespace.as_ref(), at);
+        until("a standby", || {
+            status(addr).is_some_and(|status| status.role == Role::Standby && status.term > 0)
+        });
+        self.others.push((master, addr));
+    }
+
+    /// Waits until another master leads; the one that led is among the others then.
+    pub(crate) fn succession(&mut self) {
+        let mut leader = None;
+        until("another master to lead", || {
+            leader = self.others.iter().position(|(_, addr)| leads(*addr));
+            leader.is_some()
+        });
+        let (master, addr) = &mut self.others[leader.unwrap()];
+        std::mem::swap(&mut self.master, master);
+        std::mem::swap(&mut self.addr, addr);
+    }
+
+    /// All masters, the one that leads first.
+    fn masters(&self) -> String {
+        let all = std::iter::once(self.addr).chain(self.others.iter().map(|(_, addr)| *addr));
+        all.map(|addr| addr.to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// With so many members.
@@ -102,10 +153,14 @@ impl Fleet {
         addr: SocketAddr,
     ) -> (Process, SocketAddr) {
         let store = dir.path().join("state");
-        let store = if setup.store { store.to_str().unwrap() } else { "-" };
+        let store = match &setup.database {
+            Some(url) => url,
+            None if setup.store => store.to_str().unwrap(),
+            None => "-",
+        };
         let (timeout, retries) = (setup.heartbeat_timeout_ms, setup.max_recovery_attempts);
         let patience = setup.master_timeout_ms;
-        let role = format!("master {addr} {timeout} {patience} {retries} {store}");
+        let role = format!("master {addr} {timeout} {patience} {retries} {store} {}", setup.lease_ms);
         let mut master = Process::spawn("master", &role, dir.path(), namespace.map(|n| (n, 0)));
         let addr = master.event("ready").parse().unwrap();
         (master, addr)
@@ -140,7 +195,7 @@ impl Fleet {
         let mut peer = Process::spawn(&name, "peer", self.dir.path(), inside);
         peer.id = id;
         peer.addr = Some(SocketAddr::new(ip.into(), PEER_PORT));
-        peer.send(&format!("connect master={} id={id} bind={ip} port={PEER_PORT} {more}", self.addr));
+        peer.send(&format!("connect master={} id={id} bind={ip} port={PEER_PORT} {more}", self.masters()));
         self.peers.push(peer);
         self.peers.last_mut().unwrap()
     }
@@ -206,6 +261,15 @@ impl Drop for Fleet {
     }
 }
 
+/// What a master says, if it answers.
+pub(crate) fn status(addr: SocketAddr) -> Option<Status> {
+    pccl_master::query_status(addr, Duration::from_secs(5)).ok()
+}
+
+pub(crate) fn leads(addr: SocketAddr) -> bool {
+    status(addr).is_some_and(|status| status.role == Role::Active)
+}
+
 /// Checks that all answers tell the same result, and gives one of them.
 pub(crate) fn agree(replies: Vec<Reply>) -> Reply {
     let mut last: Option<Reply> = None;
@@ -227,8 +291,8 @@ pub(crate) fn play_role() {
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
         ["peer"] => peer::run(),
-        ["master", addr, timeout, patience, retries, store] => {
-            master::run(addr, (timeout, patience), retries, store);
+        ["master", addr, timeout, patience, retries, store, lease] => {
+            master::run(addr, (timeout, patience, lease), retries, store);
         }
         _ => panic!("what is {role}?"),
     }

@@ -108,7 +108,8 @@ impl Peer {
 
     fn connect(&mut self, words: &Words<'_>) -> String {
         self.id = words.number("id") as u32;
-        let mut options = Options::new(words.get("master").unwrap_or_default())
+        let masters = words.get("master").unwrap_or_default().split(',').map(str::to_owned).collect();
+        let mut options = Options::masters(masters)
             .connect_timeout(super::HANG)
             .bind(words.get("bind").unwrap().parse().unwrap());
         if let Some(addr) = words.get("advertise") {
@@ -225,7 +226,8 @@ impl Peer {
         }
     }
 
-    /// Lets newcomers in and reduces, again and again, until `stop` reaches one member; all end with the same step.
+    /// Lets newcomers in (not with `closed`) and reduces, again and again, until `stop` reaches one member; all end with the
+    /// same step.
     fn steps(&mut self, words: &Words<'_>) -> String {
         let count = (words.number("bytes") as usize / 4).max(2);
         let pause = Duration::from_millis(words.number("pause_ms"));
@@ -233,8 +235,11 @@ impl Peer {
         let mut said_first = false;
         // Who has just been let in is where the members are after their vote.
         let mut newcomer = words.get("newcomer").is_some();
+        let closed = words.get("closed").is_some();
+        let (mut common, mut times) = (u32::MAX, Vec::new());
         loop {
             if !std::mem::take(&mut newcomer)
+                && !closed
                 && let Err(e) = self.comm().update_topology()
             {
                 return format!("error class={:?} steps={steps} text={e}", e.class());
@@ -243,14 +248,20 @@ impl Peer {
             let mut buffer = Vec::new();
             pattern::fill(&mut buffer, count, self.id, 0);
             buffer.push(f32::from(u8::from(stop)));
+            let begun = Instant::now();
             match self.comm().all_reduce_in_place(&mut buffer, &Call::new(words.number("tag"))) {
                 Ok(info) => {
+                    // The first ones warm up.
+                    if steps >= 2 {
+                        times.push(begun.elapsed().as_micros() as u64);
+                    }
                     let flags = buffer.pop().unwrap_or_default();
                     let mask = match pattern::who(&buffer, info.world, 0) {
                         Ok(mask) => mask,
                         Err(why) => return format!("error text=wrong: {why}"),
                     };
                     (steps, recoveries) = (steps + 1, recoveries + info.recoveries);
+                    common &= mask;
                     if !said_first {
                         said_first = true;
                         println!(": first {}", now_us());
@@ -260,9 +271,14 @@ impl Peer {
                     }
                     if flags > 0.0 {
                         let m = self.comm().membership();
+                        times.sort_unstable();
                         return format!(
-                            "ok steps={steps} recoveries={recoveries} mask=0 world={} epoch={}",
-                            m.world_size, m.epoch
+                            "ok steps={steps} recoveries={recoveries} mask=0 common={common} world={} epoch={} middle={} \
+                             longest={}",
+                            m.world_size,
+                            m.epoch,
+                            times.get(times.len() / 2).unwrap_or(&0),
+                            times.last().unwrap_or(&0),
                         );
                     }
                 }

@@ -124,6 +124,11 @@ impl Process {
         let _ = writeln!(self.stdin, "{command}");
     }
 
+    /// The last command is not answered by itself.
+    pub(crate) fn forgive(&mut self) {
+        self.owed -= 1;
+    }
+
     /// Commands that have not been answered.
     pub(crate) fn owed(&self) -> usize {
         self.owed
