@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
+use crate::cert::CertArgs;
 use crate::checkpoint::CheckpointArgs;
 use crate::configuration::ConfigurationArgs;
 use crate::deploy::DeployArgs;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Leaves the same averaged model on every machine where it runs
     Average(AverageArgs),
+    /// A private authority, and certificates of a fleet
+    Cert(CertArgs),
     /// A QBFT network of Besu nodes: keys, genesis, configuration, Kubernetes manifests
     Besu(BesuArgs),
     /// A deployment as parallel as its dependencies and the clouds' limits allow

@@ -9,6 +9,7 @@ mod args;
 mod average;
 mod bench;
 mod besu;
+mod cert;
 mod checkpoint;
 mod configuration;
 mod deploy;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
+        Command::Cert(args) => cert::run(args),
         Command::Besu(args) => besu::run(args),
         Command::Config(args) => configuration::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -73,6 +73,9 @@ enum MasterOrder {
 /// Whom.
 #[derive(Args, Clone, Debug)]
 struct OrderArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
     /// The master, on this host
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7117")]
     master: String,
@@ -86,7 +89,8 @@ fn give_order(order: &MasterOrder) -> Result<Exit, CliError> {
     };
     let addresses = status::resolve(&args.master)?;
     let addr = addresses.first().copied().ok_or_else(|| CliError::new(Exit::Connect, "no address"))?;
-    match send_command(addr, command, Duration::from_secs(5)) {
+    let security = settings::security(&args.config.load()?)?;
+    match send_command(addr, command, Duration::from_secs(5), security.as_ref()) {
         Ok(Ok(())) => {
             output::print(&[format!("{addr}: {command} begun; see `pccl status --master {addr}`")]);
             Ok(Exit::Success)
@@ -160,6 +164,7 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
         (config, metrics)
     };
     let mut options = options(args, &config)?;
+    options.security = settings::security(&config)?;
     options.metrics = metrics.as_ref().map(|(metrics, _)| metrics.clone());
     let server = Arc::new(Server::start(options).map_err(|error| start_error(&error))?);
     stop_on_signals(Arc::clone(&server))?;

@@ -62,6 +62,9 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
     if let Some(advertise) = advertised(args, config)? {
         options = options.advertise(advertise);
     }
+    if let Some(security) = settings::security(config)? {
+        options = options.security(security);
+    }
     if let Some(ListenAddress { host, port }) = config.metrics.address.for_library() {
         options = options.metrics_address(&format!("{}:{port}", host.unwrap_or_default()));
     }

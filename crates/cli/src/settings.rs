@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pccl::Security;
 use pccl_config::{Config, Recovery as ConfigRecovery};
 use pccl_observe::{LogSettings, Metrics, Serving, flight};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
@@ -49,13 +50,9 @@ fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
         .hint("name another file by --config, or leave it out to use the defaults")
 }
 
-/// Security that somebody asked for and does not get would be worse than an error.
+/// What somebody asked for and does not get would be worse than an error.
 fn refuse_what_is_not_there(config: &Config) -> Result<(), CliError> {
-    let refused = [
-        ("network.tls.enabled", config.network.tls.enabled),
-        ("auth.enabled", config.auth.enabled),
-        ("performance.enable_compression", config.performance.enable_compression),
-    ];
+    let refused = [("performance.enable_compression", config.performance.enable_compression)];
     match refused.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
         Some((key, _)) => Err(CliError::new(
@@ -65,8 +62,17 @@ fn refuse_what_is_not_there(config: &Config) -> Result<(), CliError> {
                 config.origin(key)
             ),
         )
-        .hint("leave the key out, and keep the run inside a network that you trust")),
+        .hint("leave the key out")),
     }
+}
+
+/// What guards connections and heartbeats, if the configuration asks for anything.
+pub(crate) fn security(config: &Config) -> Result<Option<Security>, CliError> {
+    pccl::security(config).map_err(|error| {
+        CliError::new(Exit::Config, error.to_string()).hint(
+            "`pccl cert init` and `pccl cert issue` make certificates; docs/security.md has the whole way",
+        )
+    })
 }
 
 /// What the master hands to every peer.

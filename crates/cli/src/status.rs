@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use pccl::Security;
 use pccl_config::HostPort;
 use pccl_master::query_status;
 use pccl_proto::message::{GroupStatus, Role, Status};
@@ -12,6 +13,7 @@ use pccl_proto::message::{GroupStatus, Role, Status};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
+use crate::settings::{self, ConfigArgs};
 use crate::table::Table;
 
 /// Where a master listens unless told otherwise.
@@ -25,6 +27,9 @@ const DEFAULT_PORT: u16 = 7117;
     ("for a program", "pccl status --master 10.0.0.7 --json"),
 ]))]
 pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
     /// The master, or all of them with commas between; the port is 7117 unless it says another
     #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',', required = true)]
     master: Vec<String>,
@@ -47,7 +52,16 @@ struct Asked {
 /// Asks and prints.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
     let timeout = Duration::from_secs(args.timeout);
-    let ask = |name: &String| resolve(name).and_then(|addresses| ask(&addresses, timeout));
+    let security = settings::security(&args.config.load()?)?;
+    let ask = |name: &String| {
+        let addresses = resolve(name)?;
+        if let (Some(security), Ok(at)) = (&security, HostPort::parse(name)) {
+            for addr in &addresses {
+                security.name_master(*addr, &at.host);
+            }
+        }
+        ask(&addresses, timeout, security.as_ref())
+    };
     let mut asked: Vec<Asked> = thread::scope(|scope| {
         let all: Vec<_> = args.master.iter().map(|name| (name, scope.spawn(move || ask(name)))).collect();
         let answer = |thread: thread::ScopedJoinHandle<'_, _>| {
@@ -113,10 +127,10 @@ fn row(one: &Asked) -> serde_json::Value {
 }
 
 /// The first of the addresses that answers; if none does, what the first one said.
-fn ask(addresses: &[SocketAddr], timeout: Duration) -> Result<Status, CliError> {
+fn ask(addresses: &[SocketAddr], timeout: Duration, security: Option<&Security>) -> Result<Status, CliError> {
     let mut first_error = None;
     for addr in addresses {
-        match query_status(*addr, timeout) {
+        match query_status(*addr, timeout, security) {
             Ok(status) => return Ok(status),
             Err(error) => first_error = first_error.or(Some(error)),
         }

@@ -42,10 +42,20 @@ fn a_key_that_is_missing_and_a_file_that_is_not_there() {
 }
 
 #[test]
-fn security_that_this_version_does_not_have_is_not_ignored() {
+fn security_that_cannot_be_had_is_not_ignored() {
     let output = pccl(&["master"]).env("PCCL_AUTH_SECRET", "0123456789").output().unwrap();
-    refused(&output, CONFIG, &["auth.enabled"]);
-    assert!(!text(&output.stderr).contains("0123456789"));
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(CONFIG), "{stderr}");
+    assert!(stderr.contains("PCCL_AUTH_SECRET") && stderr.contains("at least 16 bytes"), "{stderr}");
+    assert!(!stderr.contains("0123456789"), "{stderr}");
+    let output = pccl(&["master"]).env("PCCL_AUTH__SECRET_FILE", "/nowhere/secret").output().unwrap();
+    refused(&output, CONFIG, &["/nowhere/secret", "PCCL_AUTH__SECRET_FILE"]);
+    let mut command = pccl(&["master"]);
+    command
+        .env("PCCL_NETWORK__TLS__CERT_FILE", "/nowhere/crt")
+        .env("PCCL_NETWORK__TLS__KEY_FILE", "/nowhere/key");
+    let output = command.env("PCCL_NETWORK__TLS__CA_FILE", "/nowhere/ca").output().unwrap();
+    refused(&output, CONFIG, &["/nowhere/crt", "pccl cert"]);
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub struct Communicator {
 impl Communicator {
     /// Connects to a master and waits until the members let this peer in (at once if there are none).
     pub fn connect(options: &Options) -> Result<Self, ConnectError> {
-        let masters = resolve(&options.masters)?;
+        let masters = resolve(options)?;
         #[cfg(feature = "checkpoint")]
         let checkpointer = options.checkpoints.as_ref().map(Checkpointer::start).transpose()?;
         let v6 = masters.first().is_some_and(SocketAddr::is_ipv6);
@@ -103,6 +103,9 @@ impl Communicator {
         // Without datagrams heartbeats go over TCP.
         let udp = UdpSocket::bind(SocketAddr::new(ip, 0)).ok();
         let metrics = metrics(options);
+        if let (Some(security), Some(metrics)) = (&options.security, &metrics) {
+            security.set_metrics(metrics.clone());
+        }
         let comm = |engine: Arc<Engine>| Self {
             _insight: metrics.as_ref().map(|m| PeerSource::watch(&engine, options.group, m)),
             engine,
@@ -115,7 +118,7 @@ impl Communicator {
             checkpointer,
         };
         let config = peer_config(options, &masters, listen, None)?;
-        let comm = comm(Engine::start(listener, udp, config, metrics.clone())?);
+        let comm = comm(Engine::start(listener, udp, config, metrics.clone(), options.security.clone())?);
         comm.wait_until_member()?;
         Ok(comm)
     }
@@ -362,13 +365,20 @@ fn metrics(options: &Options) -> Option<Metrics> {
     }
 }
 
-fn resolve(masters: &[String]) -> Result<Vec<SocketAddr>, ConnectError> {
+fn resolve(options: &Options) -> Result<Vec<SocketAddr>, ConnectError> {
     let mut all = Vec::new();
-    for host in masters {
+    for host in &options.masters {
         let failed = |why: String| ConnectError::Resolve { host: host.clone(), why };
         let found = host.to_socket_addrs().map_err(|e| failed(e.to_string()))?;
         let before = all.len();
-        all.extend(found);
+        for addr in found {
+            if let Some(security) = &options.security {
+                // Its certificate must be for the name that the user gave.
+                let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+                security.name_master(addr, name.trim_matches(['[', ']']));
+            }
+            all.push(addr);
+        }
         if all.len() == before {
             return Err(failed("it has no address".into()));
         }

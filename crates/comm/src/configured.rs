@@ -15,15 +15,13 @@ pub struct ConfiguredError {
     why: String,
 }
 
-fn refuse(config: &Config, key: &str, why: String) -> ConfiguredError {
+pub(crate) fn refuse(config: &Config, key: &str, why: String) -> ConfiguredError {
     ConfiguredError { origin: config.origin(key).to_string(), why }
 }
 
-/// Refuses what somebody asked for and would not get: that would be worse than an error, security above all.
+/// Refuses what somebody asked for and would not get: that would be worse than an error.
 pub fn check_configuration(config: &Config) -> Result<(), ConfiguredError> {
     let asked = [
-        ("network.tls.enabled", config.network.tls.enabled),
-        ("auth.enabled", config.auth.enabled),
         ("performance.enable_compression", config.performance.enable_compression),
         ("store.kind", matches!(config.store.kind, StoreKind::Postgres | StoreKind::Etcd)),
     ];
@@ -103,6 +101,9 @@ impl Options {
             let parsed = at.host.parse::<IpAddr>().ok().zip(at.port).map(SocketAddr::from);
             let why = || refuse(config, key, format!("{key} is `{at}`, which is no IP address with a port"));
             options = options.advertise(parsed.ok_or_else(why)?);
+        }
+        if let Some(security) = crate::security::security(config)? {
+            options = options.security(security);
         }
         Ok(options)
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pccl_net::{Net, Waiter, Wakeup};
+use pccl_net::{Net, Security, Waiter, Wakeup};
 use pccl_observe::Metrics;
 use pccl_proto::ids::Tag;
 use pccl_proto::message::VoteOutcome;
@@ -94,11 +94,15 @@ impl Engine {
         udp: Option<UdpSocket>,
         config: PeerConfig,
         metrics: Option<Metrics>,
+        security: Option<Security>,
     ) -> io::Result<Arc<Self>> {
         let (mut net, waiter, wakeup) = pccl_net::pair()?;
         net.set_listener(listener)?;
         if let Some(metrics) = &metrics {
             net.set_metrics(metrics.clone());
+        }
+        if let Some(security) = security {
+            net.set_security(security);
         }
         if let Some(udp) = udp {
             net.set_udp(udp)?;

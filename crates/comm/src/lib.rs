@@ -35,6 +35,7 @@ mod kernels;
 mod options;
 mod pending;
 mod raw;
+mod security;
 mod settings;
 mod shared_state;
 
@@ -52,6 +53,7 @@ pub use options::{Call, Options, Ports};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
+pub use pccl_net::{Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles};
 pub use pccl_proto::peer::{EndReason, OpInfo, StartError, SyncStartError};
 pub use pccl_proto::record::{Failure, Removal};
 pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
@@ -59,6 +61,7 @@ pub use pccl_proto::shared_state::{Fault, KeyDifference, NoCandidate, Strategy};
 pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, ReduceOp};
 pub use pending::Pending;
 pub use raw::{RawOp, RawPending, RawTensor};
+pub use security::security;
 pub use settings::{SettingError, Settings};
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 

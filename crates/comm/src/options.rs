@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use pccl_net::Security;
 use pccl_observe::Metrics;
 use pccl_proto::settings::Expectations;
 use pccl_proto::vocabulary::{Algorithm, ReduceOp};
@@ -31,6 +32,7 @@ pub struct Options {
     pub(crate) ports: Ports,
     pub(crate) connect_timeout: Duration,
     pub(crate) expects: Expectations,
+    pub(crate) security: Option<Security>,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) metrics_address: Option<String>,
     #[cfg(feature = "checkpoint")]
@@ -54,6 +56,7 @@ impl Options {
             ports: Ports::Range(7118..=7150),
             connect_timeout: Duration::from_secs(10),
             expects: Expectations::default(),
+            security: None,
             metrics: None,
             metrics_address: None,
             #[cfg(feature = "checkpoint")]
@@ -107,6 +110,14 @@ impl Options {
     #[must_use]
     pub fn expects(mut self, expects: Expectations) -> Self {
         self.expects = expects;
+        self
+    }
+
+    /// What guards connections and heartbeats: TLS, the shared secret, or both. All processes of a run need the same.
+    /// Default: nothing.
+    #[must_use]
+    pub fn security(mut self, security: Security) -> Self {
+        self.security = Some(security);
         self
     }
 

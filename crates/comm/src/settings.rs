@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pccl_config::{Config, StoreKind};
+use pccl_net::Security;
 use pccl_proto::vocabulary::Algorithm;
 
 use crate::configured::{check_configuration, run_settings};
@@ -18,13 +19,20 @@ use crate::{Recovery, RunSettings};
 const OWN: &str = "algorithm, connect_timeout_ms or config_file";
 
 /// What the program has set. It goes before the environment, which goes before the file.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// By environment variable, because that is how the configuration takes a value from outside of its file.
     values: BTreeMap<String, String>,
     file: Option<(String, String)>,
     algorithm: Option<Algorithm>,
     connect_timeout: Option<Duration>,
+}
+
+impl std::fmt::Debug for Settings {
+    /// Without the values, among which may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("given", &self.values.keys()).finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -91,6 +99,11 @@ impl Settings {
         Ok(config)
     }
 
+    /// What guards the connections of a master.
+    pub fn security(&self) -> Result<Option<Security>, SettingError> {
+        crate::security::security(&self.config()?).map_err(SettingError::of)
+    }
+
     /// The algorithm that ops are to be called with.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.algorithm
@@ -150,7 +163,8 @@ mod tests {
             ("network.heartbeat_timeout_ms", "-1"),
             ("network.heartbeat_timeot_ms", "900"),
             ("config_file", "/no/such/file.yaml"),
-            ("auth.secret", "s3cret-s3cret-s3cret"),
+            ("auth.secret", "too short"),
+            ("network.tls.enabled", "true"),
         ] {
             assert!(settings.set(key, value).is_err(), "{key}");
         }

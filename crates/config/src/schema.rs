@@ -177,6 +177,7 @@ static KEYS: &[Key] = &[
     ),
     key("auth.secret", KeyKind::Secret, "", "The secret that all processes of the run share.")
         .short("PCCL_AUTH_SECRET"),
+    key("auth.secret_file", KeyKind::Path, "", "A file that holds the secret, instead."),
     flag("fault_tolerance.enable_buffer_backup", "true", "Keep what restores an input until commit.")
         .run_wide(),
     number(

@@ -51,6 +51,8 @@ pub struct AuthConfig {
     pub enabled: bool,
     /// The secret that all processes of the run share.
     pub secret: Option<Secret>,
+    /// Path of a file that holds it, instead.
+    pub secret_file: Option<String>,
 }
 
 /// `fault_tolerance`: what happens when a peer is lost.

@@ -9,7 +9,7 @@ use super::sections::{
 use super::values::{HostPort, LogLevel, PortRange, Recovery, Secret, StoreKind};
 
 /// The shortest shared secret, in bytes.
-const MIN_SECRET: usize = 8;
+const MIN_SECRET: usize = 16;
 /// The longest site name, in bytes.
 const MAX_SITE: usize = 64;
 
@@ -77,17 +77,23 @@ impl AuthConfig {
             if long {
                 Ok(Some(Secret::new(text)))
             } else {
-                Err(format!("must have at least {MIN_SECRET} bytes"))
+                Err(format!("must have at least {MIN_SECRET} bytes; `openssl rand -hex 32` makes a good one"))
             }
         })?;
-        self.enabled = self.secret.is_some();
+        reader.text("auth.secret_file", &mut self.secret_file, path)?;
+        self.enabled = self.secret.is_some() || self.secret_file.is_some();
         reader.boolean("auth.enabled", &mut self.enabled)
     }
 
     fn validate(&self, reader: &Reader<'_>) -> Result<(), ConfigError> {
-        if self.enabled && self.secret.is_none() {
+        if self.secret.is_some() && self.secret_file.is_some() {
+            let problem = Problem::new(Kind::Conflict, "auth.secret and auth.secret_file are both given")
+                .hint("give one of them");
+            return Err(reader.fail("auth.secret_file", problem));
+        }
+        if self.enabled && self.secret.is_none() && self.secret_file.is_none() {
             let problem = Problem::new(Kind::Missing, "authentication is on and auth.secret is not given")
-                .hint("set PCCL_AUTH_SECRET to the same value in every process of the run");
+                .hint("set PCCL_AUTH_SECRET, or auth.secret_file, to the same secret in every process of the run");
             return Err(missing(reader, "auth.secret", "auth.enabled", "auth.enabled", problem));
         }
         Ok(())
@@ -187,6 +193,14 @@ impl Config {
         }
         network.tls.validate(reader)?;
         self.auth.validate(reader)?;
+        if network.tls.enabled && network.tls.ca_file.is_none() && !self.auth.enabled {
+            let message = "TLS is on, and nothing says which peers belong to the run: network.tls.ca_file is not given, \
+                           and authentication is off";
+            let problem = Problem::new(Kind::Missing, message)
+                .hint("give ca_file (`pccl cert init` makes one), or a secret in PCCL_AUTH_SECRET");
+            let (because, or) = ("network.tls.enabled", "network.tls.cert_file");
+            return Err(missing(reader, "network.tls.ca_file", because, or, problem));
+        }
         self.store.validate(reader)
     }
 }

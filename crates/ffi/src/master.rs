@@ -34,6 +34,7 @@ impl Master {
         let (run, path) = lock(&self.settings).run_by_callers().map_err(Failure::argument)?;
         let mut options = ServerOptions::new(self.listen);
         options.settings = run;
+        options.security = lock(&self.settings).security().map_err(Failure::argument)?;
         options.store = path.map_or(StoreChoice::Memory, StoreChoice::Embedded);
         Ok(options)
     }

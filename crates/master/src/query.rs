@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use pccl_net::{Refused, SecureStream, Security};
 use pccl_proto::message::{Command, FromMaster, MasterMessage, Status, ToMaster};
 use pccl_proto::wire::{ControlStream, MAX_CONTROL_BYTES, VERSION, WireError};
 
@@ -54,6 +55,14 @@ pub enum StatusError {
         /// Whom we asked.
         addr: SocketAddr,
     },
+    /// The two sides do not trust each other.
+    #[error("failed to ask the master at {addr}: {why}")]
+    Distrust {
+        /// Whom we asked.
+        addr: SocketAddr,
+        /// Which side refuses the other, and why.
+        why: String,
+    },
     /// Any other failure of the network.
     #[error("failed to ask the master at {addr}: {source}; check address and network")]
     Network {
@@ -64,9 +73,14 @@ pub enum StatusError {
     },
 }
 
-/// Asks the master at `addr` for its status, for at most `timeout` in all. Blocks.
-pub fn query_status(addr: SocketAddr, timeout: Duration) -> Result<Status, StatusError> {
-    ask(addr, timeout, &ToMaster::Status, |message| match message {
+/// Asks the master at `addr` for its status, for at most `timeout` in all. Blocks. A master that guards its connections
+/// answers those with the same `security` only.
+pub fn query_status(
+    addr: SocketAddr,
+    timeout: Duration,
+    security: Option<&Security>,
+) -> Result<Status, StatusError> {
+    ask(addr, timeout, security, &ToMaster::Status, |message| match message {
         MasterMessage::Status(status) => Some(*status),
         _ => None,
     })
@@ -78,8 +92,9 @@ pub fn send_command(
     addr: SocketAddr,
     command: Command,
     timeout: Duration,
+    security: Option<&Security>,
 ) -> Result<Result<(), String>, StatusError> {
-    ask(addr, timeout, &ToMaster::Command(command), |message| match message {
+    ask(addr, timeout, security, &ToMaster::Command(command), |message| match message {
         MasterMessage::Commanded { outcome } => Some(outcome),
         _ => None,
     })
@@ -88,17 +103,21 @@ pub fn send_command(
 fn ask<T>(
     addr: SocketAddr,
     timeout: Duration,
+    security: Option<&Security>,
     question: &ToMaster,
     answer_in: impl Fn(MasterMessage) -> Option<T>,
 ) -> Result<T, StatusError> {
     let query = Query { addr, timeout, deadline: Instant::now() + timeout };
-    let mut stream = TcpStream::connect_timeout(&addr, query.left()?).map_err(|e| query.failed(e))?;
+    let stream = TcpStream::connect_timeout(&addr, query.left()?).map_err(|e| query.failed(e))?;
+    stream.set_read_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
+    stream.set_write_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
+    let mut stream = SecureStream::client(stream, addr, security).map_err(|e| query.failed(e))?;
     let mut control = ControlStream::new(MAX_CONTROL_BYTES);
     control.push(question);
-    stream.set_write_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
+    stream.socket().set_write_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
     stream.write_all(control.transmit_buffer()).map_err(|e| query.failed(e))?;
     loop {
-        stream.set_read_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
+        stream.socket().set_read_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
         match stream.read(control.receive_buffer()) {
             Ok(0) => return Err(StatusError::Closed { addr }),
             Ok(n) => control.handle_received(n),
@@ -132,7 +151,11 @@ impl Query {
 
     fn failed(&self, source: io::Error) -> StatusError {
         let addr = self.addr;
+        if let Some(refused) = source.get_ref().and_then(|e| e.downcast_ref::<Refused>()) {
+            return StatusError::Distrust { addr, why: refused.why.clone() };
+        }
         match source.kind() {
+            io::ErrorKind::UnexpectedEof => StatusError::Distrust { addr, why: source.to_string() },
             io::ErrorKind::ConnectionRefused => StatusError::Refused { addr },
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => self.timed_out(),
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => StatusError::Closed { addr },

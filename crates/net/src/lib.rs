@@ -8,11 +8,15 @@
 pub mod fault;
 mod listen;
 mod net;
+mod security;
 mod tcp_info;
 mod waiter;
 
 pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
 pub use net::Net;
 pub use pccl_proto::machine::Machine;
+pub use security::{
+    Reason, Refused, SecureStream, Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles,
+};
 pub use tcp_info::{TcpInfo, TcpInfos};
 pub use waiter::{Waiter, Wakeup, pair};

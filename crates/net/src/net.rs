@@ -12,6 +12,9 @@ use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
 
 use crate::waiter::{FIRST_CONN, LISTENER, UDP, Waiter};
+use guarded::{Guard, Guards};
+
+mod guarded;
 
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 8;
@@ -25,6 +28,8 @@ struct Socket {
     writable: bool,
     /// The other side sends no more: what is left is read up to the end.
     read_closed: bool,
+    /// What lies between it and the machine, if anything.
+    guard: Option<Box<Guard>>,
 }
 
 /// The sockets of a machine, and the clock that it is told.
@@ -39,6 +44,7 @@ pub struct Net {
     /// Accepting failed for want of descriptors; the next try is due then.
     accept_again: Option<Instant>,
     metrics: Option<Metrics>,
+    guards: Option<Guards>,
 }
 
 fn token(conn: ConnId) -> Token {
@@ -56,6 +62,7 @@ impl Net {
             origin: Instant::now(),
             accept_again: None,
             metrics: None,
+            guards: None,
         }
     }
 
@@ -105,7 +112,8 @@ impl Net {
         }
         let retry = self.accept_again.map(|at| at.saturating_duration_since(Instant::now()));
         let timer = machine.poll_timeout().map(|at| at.since(self.now()));
-        [retry, timer].into_iter().flatten().min()
+        let handshakes = self.handshake_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        [retry, timer, handshakes].into_iter().flatten().min()
     }
 
     /// Closes every connection, without ceremony.
@@ -152,6 +160,7 @@ impl Net {
         for conn in ready {
             self.read(machine, conn, store);
         }
+        self.end_slow_handshakes(machine);
         let now = self.now();
         if machine.poll_timeout().is_some_and(|at| at <= now) {
             machine.handle_timeout(now);
@@ -167,7 +176,7 @@ impl Net {
     fn cut_all<M: Machine>(&mut self, machine: &mut M) {
         let all: Vec<ConnId> = self.sockets.keys().copied().collect();
         for conn in all {
-            self.closed(machine, conn, Closed::Eof);
+            self.ended(machine, conn, Closed::Eof);
         }
     }
 
@@ -206,25 +215,39 @@ impl Net {
     }
 
     fn accepted<M: Machine>(&mut self, machine: &mut M, stream: mio::net::TcpStream, from: SocketAddr) {
+        if self.guards.is_some() {
+            return self.accepted_stranger(stream, from);
+        }
         let Some(conn) = machine.handle_accepted(self.now(), from) else { return };
         tune(&stream);
-        if let Err(e) = self.add(conn, stream, false) {
+        if let Err(e) = self.add(conn, stream, false, None) {
             machine.handle_closed(self.now(), conn, Closed::Failed(e.to_string()));
         }
     }
 
-    fn add(&mut self, conn: ConnId, mut stream: mio::net::TcpStream, connecting: bool) -> io::Result<()> {
+    fn add(
+        &mut self,
+        conn: ConnId,
+        mut stream: mio::net::TcpStream,
+        connecting: bool,
+        guard: Option<Box<Guard>>,
+    ) -> io::Result<()> {
         self.registry.register(&mut stream, token(conn), Interest::READABLE | Interest::WRITABLE)?;
         self.sockets.insert(
             conn,
-            Socket { stream, connecting, readable: false, writable: !connecting, read_closed: false },
+            Socket { stream, connecting, readable: false, writable: !connecting, read_closed: false, guard },
         );
         Ok(())
     }
 
     fn dial<M: Machine>(&mut self, machine: &mut M, conn: ConnId, addr: SocketAddr) {
-        let added = mio::net::TcpStream::connect(addr).and_then(|stream| self.add(conn, stream, true));
+        let guard = match self.dialing_guard(conn, addr) {
+            Ok(guard) => guard,
+            Err(why) => return machine.handle_closed(self.now(), conn, why),
+        };
+        let added = mio::net::TcpStream::connect(addr).and_then(|stream| self.add(conn, stream, true, guard));
         if let Err(e) = added {
+            self.close(conn);
             machine.handle_closed(self.now(), conn, reason(&e));
         }
     }
@@ -234,7 +257,14 @@ impl Net {
         loop {
             let Some(udp) = &self.udp else { return };
             match udp.recv_from(&mut buffer) {
-                Ok((n, from)) => machine.handle_datagram(self.now(), from, &buffer[..n]),
+                Ok((n, from)) => match &mut self.guards {
+                    None => machine.handle_datagram(self.now(), from, &buffer[..n]),
+                    Some(guards) => {
+                        if let Some(beat) = guards.open_datagram(from, &buffer[..n]) {
+                            machine.handle_datagram(self.now(), from, beat);
+                        }
+                    }
+                },
                 // An earlier datagram was refused; that says nothing about the next.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(_) => return,
@@ -259,20 +289,20 @@ impl Net {
         match action {
             Action::Dial { conn, addr } => self.dial(machine, conn, addr),
             Action::Close { conn, last } => {
-                if let Some(socket) =
-                    self.sockets.get_mut(&conn).filter(|s| !s.connecting && !last.is_empty())
-                {
-                    let _ = socket.stream.write(&last);
-                }
+                self.say_last(conn, &last);
                 self.close(conn);
             }
             Action::ResumeReading { conn } => {
-                if self.sockets.get(&conn).is_some_and(|s| s.readable) {
+                if self.sockets.get(&conn).is_some_and(|s| s.readable || s.guard.is_some()) {
                     self.readable.insert(conn);
                 }
             }
             Action::Datagram { to, bytes } => {
-                if let Some(udp) = &self.udp {
+                let sealed = match &mut self.guards {
+                    None => Some(bytes),
+                    Some(guards) => guards.seal_datagram(to, &bytes),
+                };
+                if let Some((udp, bytes)) = self.udp.as_ref().zip(sealed) {
                     // Datagrams may be lost anyway.
                     let _ = udp.send_to(&bytes, to);
                 }
@@ -285,6 +315,21 @@ impl Net {
         self.readable.remove(&conn);
         if let Some(mut socket) = self.sockets.remove(&conn) {
             let _ = self.registry.deregister(&mut socket.stream);
+            if let Some(guards) = &mut self.guards {
+                guards.forget(conn);
+            }
+        }
+    }
+
+    /// Last words, if saying them takes no waiting.
+    fn say_last(&mut self, conn: ConnId, last: &[u8]) {
+        let Some(socket) = self.sockets.get_mut(&conn).filter(|s| !s.connecting) else { return };
+        match &mut socket.guard {
+            Some(guard) => guard.say_last(&mut socket.stream, last),
+            None if last.is_empty() => {}
+            None => {
+                let _ = socket.stream.write(last);
+            }
         }
     }
 
@@ -301,6 +346,9 @@ impl Net {
         }
         if self.sockets.get(&conn).is_some_and(|s| s.writable) {
             self.write(machine, conn);
+        }
+        if self.sockets.get(&conn).is_some_and(|s| s.guard.is_some()) {
+            return self.read_guarded(machine, conn, store);
         }
         for _ in 0..READS_PER_TURN {
             let Some(socket) = self.sockets.get_mut(&conn).filter(|s| s.readable) else { return };
@@ -347,7 +395,7 @@ impl Net {
         }
         match socket.stream.take_error() {
             Ok(Some(e)) | Err(e) => {
-                self.closed(machine, conn, reason(&e));
+                self.ended(machine, conn, reason(&e));
                 return false;
             }
             Ok(None) => {}
@@ -357,7 +405,9 @@ impl Net {
                 socket.connecting = false;
                 socket.writable = true;
                 tune(&socket.stream);
-                machine.handle_connected(self.now(), conn);
+                if socket.guard.is_none() {
+                    machine.handle_connected(self.now(), conn);
+                }
                 true
             }
             Err(e) if e.kind() == io::ErrorKind::NotConnected => false,
@@ -374,6 +424,9 @@ impl Net {
             let Some(socket) = self.sockets.get_mut(&conn) else { return };
             if socket.connecting || !socket.writable {
                 return;
+            }
+            if socket.guard.is_some() {
+                return self.write_guarded(machine, conn);
             }
             let mut buffers = Vec::with_capacity(4);
             machine.transmit_buffers(conn, &mut buffers);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
@@ -70,6 +71,7 @@ struct Shared {
     sources: Arc<SourceList>,
     latency: Histogram,
     recoveries: Counter,
+    refused: Family<[(&'static str, &'static str); 1], Counter>,
     throughput: Throughput,
     throughput_gbps: Gauge<f64, AtomicU64>,
     time: Gauge<f64, AtomicU64>,
@@ -93,6 +95,12 @@ impl Metrics {
             "Operations that lost a peer and still completed",
             recoveries.clone(),
         );
+        let refused = Family::default();
+        registry.register(
+            "pccl_refused",
+            "Connections and heartbeats that were refused, by reason",
+            Family::clone(&refused),
+        );
         registry.register(
             "pccl_throughput_gbps",
             "Data sent and received by this process over the last 10 s, in 1e9 bits per second",
@@ -106,7 +114,8 @@ impl Metrics {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("pccl_build", "What runs here", version);
         let throughput = Throughput::new(Instant::now());
-        let shared = Shared { registry, sources, latency, recoveries, throughput, throughput_gbps, time };
+        let shared =
+            Shared { registry, sources, latency, recoveries, refused, throughput, throughput_gbps, time };
         Self { shared: Arc::new(shared) }
     }
 
@@ -118,6 +127,11 @@ impl Metrics {
     /// Counts one recovery: an op that lost a peer and still completed.
     pub fn record_recovery(&self) {
         self.shared.recoveries.inc();
+    }
+
+    /// Counts connections or heartbeats that were refused. There are few reasons; zero makes one appear.
+    pub fn add_refused(&self, reason: &'static str, n: u64) {
+        self.shared.refused.get_or_create(&[("reason", reason)]).inc_by(n);
     }
 
     /// Counts bytes that went over the network at `now`. The caller passes the clock because it has just read it.

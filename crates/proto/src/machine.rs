@@ -73,6 +73,8 @@ pub trait Machine {
     fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId>;
     /// A dialed connection is established.
     fn handle_connected(&mut self, now: Time, conn: ConnId);
+    /// The other side of a dialed connection answers, and security below the protocol is still being set up.
+    fn handle_progress(&mut self, _now: Time, _conn: ConnId) {}
     /// A connection ended without our asking.
     fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed);
     /// Where the next bytes of a connection go, in this order. All empty: do not read now.

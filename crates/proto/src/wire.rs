@@ -13,6 +13,8 @@ use crate::ids::{AttemptName, Epoch, Tag};
 pub const VERSION: u8 = 1;
 
 const MAGIC: u16 = 0x7cc1;
+/// The first bytes of the challenge that stands before the protocol where authentication is on.
+const AUTHENTICATION: [u8; 2] = [0xa7, 0x7c];
 
 /// Bytes of the prefix of every frame.
 pub const PREFIX_BYTES: usize = 8;
@@ -31,6 +33,17 @@ pub enum WireError {
     /// Not our protocol at all.
     #[error("the first bytes are not those of this protocol (is another program using this port?)")]
     Magic,
+    /// TLS, which the other side has on and this one off.
+    #[error(
+        "the first bytes are those of TLS: network.tls is on at one end and off at the other; use the same \
+         certificates' settings on both"
+    )]
+    Tls,
+    /// A challenge, or the refusal of whoever did not answer one.
+    #[error(
+        "authentication is on at one end and off at the other; set auth.secret on both, to the same secret"
+    )]
+    Authentication,
     /// Another version of it.
     #[error(
         "protocol version {theirs}, expected {VERSION}: all processes of a run must have the same version of pccl"
@@ -95,8 +108,11 @@ impl Prefix {
 
     /// Reads a prefix from at least [`PREFIX_BYTES`] bytes; `control_limit` bounds control payloads.
     pub fn decode(bytes: &[u8], control_limit: usize) -> Result<Self, WireError> {
-        if u16::from_le_bytes([bytes[0], bytes[1]]) != MAGIC {
-            return Err(WireError::Magic);
+        match [bytes[0], bytes[1]] {
+            magic if u16::from_le_bytes(magic) == MAGIC => {}
+            [20..=22, 3] => return Err(WireError::Tls),
+            AUTHENTICATION => return Err(WireError::Authentication),
+            _ => return Err(WireError::Magic),
         }
         if bytes[3] != VERSION {
             return Err(WireError::Version { theirs: bytes[3] });

@@ -51,6 +51,7 @@ impl Master {
         let (run, path) = self.settings.run_by_callers().map_err(|e| argument(py, "run", &e.to_string()))?;
         let mut options = ServerOptions::new(self.listen);
         options.settings = run;
+        options.security = self.settings.security().map_err(|e| argument(py, "run", &e.to_string()))?;
         options.store = path.map_or(StoreChoice::Memory, StoreChoice::Embedded);
         let started = py.detach(|| Server::start(options));
         let started =

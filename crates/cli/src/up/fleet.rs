@@ -320,7 +320,7 @@ impl Fleet {
     }
 
     fn stuck(&self) -> CliError {
-        let waits = match query_status(self.master_addr, Duration::from_secs(2)) {
+        let waits = match query_status(self.master_addr, Duration::from_secs(2), None) {
             Ok(status) => status::lines(&status).join("\n"),
             Err(error) => error.to_string(),
         };

@@ -6,8 +6,7 @@ use super::*;
 
 #[test]
 fn secrets_are_never_shown() {
-    let text =
-        "auth: { secret: hunter2hunter2 }\nstore: { kind: postgres, url: 'postgres://u:hunter2@h/d' }\n";
+    let text = "auth: { secret: hunter2hunter2hunter2 }\nstore: { kind: postgres, url: 'postgres://u:hunter2@h/d' }\n";
     let config = read(text).unwrap();
     let shown = format!(
         "{config:?} {} {}",
@@ -19,9 +18,9 @@ fn secrets_are_never_shown() {
     for text in [
         "auth: { secret: hunter2, enabled: 3 }",
         "auth: { secret: hunter2 }",
-        "auth: { secert: hunter2hunter2 }",
-        "auth:\n  secert: hunter2hunter2\n",
-        "auth: { enabled: yes, secret: hunter2hunter2 }",
+        "auth: { secert: hunter2hunter2hunter2 }",
+        "auth:\n  secert: hunter2hunter2hunter2\n",
+        "auth: { enabled: yes, secret: hunter2hunter2hunter2 }",
         "auth: hunter2",
         "auth: [hunter2]",
         "auth: { secret: [hunter2] }",

@@ -64,11 +64,11 @@ fn leaves(prefix: &str, value: &serde_json::Value, out: &mut BTreeMap<String, St
 
 #[test]
 fn the_documented_file_is_read() {
-    let config = read_with(DESIGN, &[("PCCL_AUTH_SECRET", "correct horse")]).unwrap();
+    let config = read_with(DESIGN, &[("PCCL_AUTH_SECRET", "correct horse battery")]).unwrap();
     assert_eq!(config.network.masters(), [("master.example.com".to_owned(), 7117)]);
     assert_eq!(config.network.tls.ca_file.as_deref(), Some("/etc/pccl/ca.crt"));
     assert!(config.network.tls.enabled && config.auth.enabled);
-    assert_eq!(config.auth.secret.as_ref().unwrap().expose(), "correct horse");
+    assert_eq!(config.auth.secret.as_ref().unwrap().expose(), "correct horse battery");
     assert_eq!(config.logging.file.as_deref(), Some("/var/log/pccl/worker.log"));
     assert_eq!(
         config.origin("network.master_port"),
@@ -215,14 +215,14 @@ fn short_variables_work() {
     let env = [
         ("PCCL_ROLE", "standby"),
         ("PCCL_SITE", "oslo"),
-        ("PCCL_AUTH_SECRET", "correct horse"),
+        ("PCCL_AUTH_SECRET", "correct horse battery"),
         ("PCCL_METRICS_ADDRESS", ":9191"),
         ("PCCL_MASTER", "a:7000,[::1]"),
     ];
     let config = read_with("", &env).unwrap();
     assert_eq!(config.role, Some(Role::Standby));
     assert_eq!(config.network.site.as_deref(), Some("oslo"));
-    assert_eq!(config.auth.secret.unwrap().expose(), "correct horse");
+    assert_eq!(config.auth.secret.unwrap().expose(), "correct horse battery");
     assert_eq!(config.metrics.address.to_string(), ":9191");
     let masters: Vec<String> = config.network.master_host.iter().map(ToString::to_string).collect();
     assert_eq!(masters, ["a:7000", "::1"]);

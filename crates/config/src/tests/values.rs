@@ -110,15 +110,24 @@ fn metrics_may_be_unset_off_or_somewhere() {
 
 #[test]
 fn security_is_on_when_its_material_is_given() {
-    assert!(read_with("", &[("PCCL_AUTH_SECRET", "correct horse")]).unwrap().auth.enabled);
-    assert!(!read("auth: { enabled: false, secret: correct-horse }").unwrap().auth.enabled);
+    assert!(read_with("", &[("PCCL_AUTH_SECRET", "correct horse battery")]).unwrap().auth.enabled);
+    assert!(!read("auth: { enabled: false, secret: correct-horse-battery }").unwrap().auth.enabled);
     let error = refused(
         "auth:\n  enabled: true\n",
         ConfigErrorKind::Missing,
         "authentication is on and auth.secret is not given",
     );
     assert_eq!((line(&error), error.key()), (2, Some("auth.secret")));
-    assert!(read("network: { tls: { cert_file: c, key_file: k } }").unwrap().network.tls.enabled);
+    assert!(read("auth: { secret_file: s }").unwrap().auth.enabled);
+    let error = read("auth: { secret_file: s, secret: correct-horse-battery }").unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ConfigErrorKind::Conflict, Some("auth.secret_file")));
+    let tls = |more: &str| format!("network: {{ tls: {{ cert_file: c, key_file: k }} }}{more}");
+    // Without authorities it is the secret that says who belongs to the run.
+    assert!(read(&tls("\nauth: { secret_file: s }")).unwrap().network.tls.enabled);
+    let error = read(&tls("")).unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ConfigErrorKind::Missing, Some("network.tls.ca_file")));
+    let text = "network: { tls: { cert_file: c, key_file: k, ca_file: a } }";
+    assert!(read(text).unwrap().network.tls.enabled);
     let error = read("network: { tls: { cert_file: c } }").unwrap_err();
     assert_eq!((error.kind(), error.key()), (ConfigErrorKind::Missing, Some("network.tls.key_file")));
     assert_eq!(read("network: { tls: { enabled: true } }").unwrap_err().key(), Some("network.tls.cert_file"));

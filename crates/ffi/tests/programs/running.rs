@@ -96,7 +96,7 @@ impl Master {
     pub(crate) fn has_a_member(&self, patience: Duration) -> Result<()> {
         let (addr, deadline) = (format!("127.0.0.1:{}", self.port).parse()?, Instant::now() + patience);
         loop {
-            let status = pccl_master::query_status(addr, Duration::from_secs(5))?;
+            let status = pccl_master::query_status(addr, Duration::from_secs(5), None)?;
             if status.groups.iter().any(|g| g.peers.iter().any(|p| p.rank.is_some())) {
                 return Ok(());
             }

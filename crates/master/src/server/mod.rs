@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pccl_net::{ListenError, Wakeup, listen_tcp_and_udp};
+use pccl_net::{ListenError, Security, Wakeup, listen_tcp_and_udp};
 use pccl_observe::Metrics;
 use pccl_proto::ids::{RunId, Term};
 use pccl_proto::lease::{Candidate, MasterId};
@@ -58,6 +58,8 @@ pub struct ServerOptions {
     pub max_peers: u32,
     /// How long newcomers and members try to connect to each other.
     pub link_timeout: Duration,
+    /// What guards connections and heartbeats; peers need the same.
+    pub security: Option<Security>,
     /// Where to show what it knows, if anywhere. Recoveries are counted by the peers: the master does not
     /// learn how an op that began again has ended.
     pub metrics: Option<Metrics>,
@@ -75,6 +77,7 @@ impl ServerOptions {
             advertise: None,
             max_peers: defaults.max_peers,
             link_timeout: Duration::from_millis(u64::from(defaults.link_timeout_ms)),
+            security: None,
             metrics: None,
         }
     }
@@ -144,7 +147,7 @@ enum Life {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let server = Server::start(ServerOptions::new("127.0.0.1:0".parse()?))?;
-/// let status = query_status(server.addr(), std::time::Duration::from_secs(60))?;
+/// let status = query_status(server.addr(), std::time::Duration::from_secs(60), None)?;
 /// assert_eq!(status.term, 1);
 /// server.stop();
 /// # Ok(())
@@ -191,6 +194,13 @@ impl Server {
         let last_status = Arc::new(Mutex::new(Status::default()));
         let (questions, asked) = mpsc::channel();
         let active = Arc::new(AtomicBool::new(false));
+        let guarded = options.security.is_some();
+        if let Some(security) = options.security {
+            if let Some(metrics) = &options.metrics {
+                security.set_metrics(metrics.clone());
+            }
+            net.set_security(security);
+        }
         let insight = options.metrics.map(|metrics| {
             let source = MasterSource::watch(questions.clone(), wakeup.clone(), active.clone(), &metrics);
             net.set_metrics(metrics);
@@ -203,7 +213,7 @@ impl Server {
             .spawn(move || driver.run(&last))
             .map_err(system("a thread"))?;
         tracing::info!(target: "pccl::master", "listening on {addr}, TCP and UDP");
-        if !addr.ip().is_loopback() {
+        if !guarded && !addr.ip().is_loopback() {
             tracing::warn!(
                 target: "pccl::master",
                 "TLS and authentication are off, and {addr} can be reached from other machines: whoever reaches it \

@@ -73,7 +73,7 @@ fn bytes_that_are_no_protocol_end_their_connection_and_nothing_else() {
         let _ = stream.read_to_end(&mut said);
         assert!(said.len() < 200, "round {round}: {} bytes", said.len());
     }
-    let status = query_status(server.addr(), LONG).unwrap();
+    let status = query_status(server.addr(), LONG, None).unwrap();
     assert_eq!((status.groups[0].epoch, status.groups[0].peers.len()), (view.epoch.0, 1));
     member.send(&ToMaster::Ping);
     assert_eq!(member.receive().unwrap(), MasterMessage::Pong);

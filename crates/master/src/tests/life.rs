@@ -45,7 +45,7 @@ fn a_peer_registers_becomes_a_member_and_is_seen() {
     assert_eq!(view.members.len(), 1);
     assert_eq!(view.members[0].session, session.id);
     assert_eq!(view.members[0].addr, SocketAddr::new([127, 0, 0, 1].into(), port));
-    for status in [server.status(), query_status(server.addr(), LONG).unwrap()] {
+    for status in [server.status(), query_status(server.addr(), LONG, None).unwrap()] {
         assert_eq!(status.run, format!("{:032x}", run.0));
         assert_eq!((status.term, status.groups.len()), (1, 1));
         assert_eq!(status.groups[0].peers[0].state, "member");
@@ -197,7 +197,7 @@ fn a_master_without_a_working_store_says_that_it_is_not_active_and_can_be_stoppe
     let server = Server::start_with(options(), Box::new(Never::default())).unwrap();
     let mut peer = Client::connect(server.addr());
     assert_eq!(peer.hello(1, Expectations::default()), MasterMessage::NotActive { active: None });
-    assert_eq!(query_status(server.addr(), LONG).unwrap().term, 0);
+    assert_eq!(query_status(server.addr(), LONG, None).unwrap().term, 0);
     server.stop();
 }
 
@@ -334,7 +334,7 @@ fn impostor(reply: Option<Vec<u8>>) -> SocketAddr {
 
 #[test]
 fn a_question_that_gets_no_status_says_why() {
-    let ask = |reply| query_status(impostor(reply), LONG).unwrap_err();
+    let ask = |reply| query_status(impostor(reply), LONG, None).unwrap_err();
     let mut newer = Prefix { kind: Kind::Control, len: 0 }.encode();
     newer[3] = 77;
     assert!(matches!(ask(Some(newer.to_vec())), StatusError::Version { theirs: 77, .. }));
@@ -342,14 +342,14 @@ fn a_question_that_gets_no_status_says_why() {
     assert!(matches!(http, StatusError::NotAMaster { .. }), "{http}");
     let closed = ask(Some(Vec::new()));
     assert!(matches!(closed, StatusError::Closed { .. }), "{closed}");
-    let silent = query_status(impostor(None), Duration::from_millis(20)).unwrap_err();
+    let silent = query_status(impostor(None), Duration::from_millis(20), None).unwrap_err();
     assert!(matches!(silent, StatusError::TimedOut { limit_ms: 20, .. }), "{silent}");
     let (listener, _) = living();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let refused = query_status(addr, LONG).unwrap_err();
+    let refused = query_status(addr, LONG, None).unwrap_err();
     assert!(matches!(refused, StatusError::Refused { .. }), "{refused}");
     assert!(refused.to_string().contains(&addr.to_string()));
-    let none = query_status(addr, Duration::ZERO).unwrap_err();
+    let none = query_status(addr, Duration::ZERO, None).unwrap_err();
     assert!(matches!(none, StatusError::TimedOut { .. }), "{none}");
 }

@@ -166,6 +166,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.tell_master(&greeting);
     }
 
+    /// A handshake takes several round trips, and each of them says that the other side lives.
+    pub(super) fn control_progresses(&mut self, now: Time) {
+        self.control.heard = now;
+        self.control.heard_here = now;
+    }
+
     /// Where this peer stands, for a master.
     pub(super) fn report(&self) -> Report {
         let epoch = self.epoch();

@@ -366,6 +366,12 @@ impl<M: OpMemory, K: Kernels> Machine for Peer<M, K> {
         }
     }
 
+    fn handle_progress(&mut self, now: Time, conn: ConnId) {
+        if self.control.is(conn) {
+            self.control_progresses(now);
+        }
+    }
+
     fn handle_closed(&mut self, now: Time, conn: ConnId, why: Closed) {
         self.writable.remove(&conn);
         if self.control.is(conn) {

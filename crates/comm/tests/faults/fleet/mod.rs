@@ -256,7 +256,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         if std::thread::panicking() && self.namespace.is_none() {
-            eprintln!("{:#?}", pccl_master::query_status(self.addr, Duration::from_secs(1)));
+            eprintln!("{:#?}", pccl_master::query_status(self.addr, Duration::from_secs(1), None));
         }
     }
 }

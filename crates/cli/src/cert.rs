@@ -1,0 +1,180 @@
+//! `pccl cert`: a private authority, and certificates of a fleet.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::output;
+
+/// The authority's files in the folder.
+const CA_CERT: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+/// How long before now a certificate is valid: clocks differ.
+const GRACE: Duration = Duration::hours(1);
+
+/// Options of `pccl cert`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = exit::help(&[
+    ("a private authority, in ./certs", "pccl cert init"),
+    ("the master's certificate, for the names that peers know it by", "pccl cert issue master.example.com 10.0.0.7"),
+    ("a certificate for the workers", "pccl cert issue worker.example.com"),
+]))]
+pub(crate) struct CertArgs {
+    #[command(subcommand)]
+    command: CertCommand,
+}
+
+/// What to make.
+#[derive(Subcommand, Clone, Debug)]
+enum CertCommand {
+    /// A private authority: ca.crt for every process, ca.key for nobody but you
+    Init(InitArgs),
+    /// A certificate of that authority and its key, for a master or a worker
+    Issue(IssueArgs),
+}
+
+/// Options of `pccl cert init`.
+#[derive(Args, Clone, Debug)]
+struct InitArgs {
+    /// Folder for the files
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    dir: PathBuf,
+
+    /// How long it is valid
+    #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    days: u32,
+}
+
+/// Options of `pccl cert issue`.
+#[derive(Args, Clone, Debug)]
+struct IssueArgs {
+    /// Names and addresses that it is for; the first one names the files
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+
+    /// Folder with the authority's files, and for the new ones
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    dir: PathBuf,
+
+    /// How long it is valid; 0 makes one that has expired, to try what happens then
+    #[arg(long, value_name = "DAYS", default_value_t = 397, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    days: u32,
+}
+
+/// Makes what is asked for.
+pub(crate) fn run(args: &CertArgs) -> Result<Exit, CliError> {
+    match &args.command {
+        CertCommand::Init(args) => init(args)?,
+        CertCommand::Issue(args) => issue(args)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn failed(why: impl std::fmt::Display) -> CliError {
+    CliError::new(Exit::System, format!("failed to make a certificate: {why}"))
+}
+
+fn init(args: &InitArgs) -> Result<(), CliError> {
+    // Two authorities must not look alike.
+    let number = getrandom::u32().map_err(failed)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, format!("PCCL fleet {number:08x}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid(&mut params, args.days);
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    fs::create_dir_all(&args.dir).map_err(|error| unwritable(&args.dir, &error))?;
+    let (cert_path, key_path) = (args.dir.join(CA_CERT), args.dir.join(CA_KEY));
+    write_pair((&cert_path, &certificate.pem()), (&key_path, &key.serialize_pem()))?;
+    output::print(&[
+        format!("{}: the authority, network.tls.ca_file of every process", cert_path.display()),
+        format!("{}: its key; keep it where no process of the fleet can read it", key_path.display()),
+    ]);
+    Ok(())
+}
+
+fn issue(args: &IssueArgs) -> Result<(), CliError> {
+    let (ca_cert, ca_key) = (read(&args.dir.join(CA_CERT))?, read(&args.dir.join(CA_KEY))?);
+    let unusable = |error: rcgen::Error| {
+        CliError::new(Exit::Input, format!("failed to use the authority in {}: {error}", args.dir.display()))
+            .hint("`pccl cert init` makes another one, in another folder")
+    };
+    let issuer = KeyPair::from_pem(&ca_key).and_then(|key| Issuer::from_ca_cert_pem(&ca_cert, key));
+    let issuer = issuer.map_err(unusable)?;
+    let first = args.names.first().map_or("", String::as_str);
+    let mut params = CertificateParams::new(args.names.clone()).map_err(|error| {
+        CliError::new(
+            Exit::Usage,
+            format!("failed to understand the names {}: {error}", args.names.join(", ")),
+        )
+        .hint("give DNS names and IP addresses")
+    })?;
+    params.distinguished_name.push(DnType::CommonName, first);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // Every process listens and connects.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    valid(&mut params, args.days);
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+    let stem = first.replace(['/', ':', '*'], "_");
+    let (cert_path, key_path) = (args.dir.join(format!("{stem}.crt")), args.dir.join(format!("{stem}.key")));
+    write_pair((&cert_path, &certificate.pem()), (&key_path, &key.serialize_pem()))?;
+    let show = |path: &Path| path.display().to_string();
+    output::print(&[
+        "network:".to_owned(),
+        "  tls:".to_owned(),
+        format!("    cert_file: {}", show(&cert_path)),
+        format!("    key_file: {}", show(&key_path)),
+        format!("    ca_file: {}", show(&args.dir.join(CA_CERT))),
+    ]);
+    Ok(())
+}
+
+fn valid(params: &mut CertificateParams, days: u32) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - 2 * GRACE;
+    params.not_after = if days == 0 { now - GRACE } else { now + Duration::days(days.into()) };
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
+    fs::read_to_string(path).map_err(|error| {
+        CliError::input(path, error).hint("`pccl cert init` makes an authority; --dir names its folder")
+    })
+}
+
+/// Writes certificate and key, or neither: nothing is written over.
+fn write_pair(cert: (&Path, &str), key: (&Path, &str)) -> Result<(), CliError> {
+    for path in [cert.0, key.0] {
+        if path.exists() {
+            return Err(CliError::new(
+                Exit::Input,
+                format!("failed to write {}: it is there already", path.display()),
+            )
+            .hint("move it away first, or name another folder by --dir"));
+        }
+    }
+    let write = |path: &Path, text: &str, mode: u32| {
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| unwritable(path, &error))
+    };
+    write(key.0, key.1, 0o600)?;
+    write(cert.0, cert.1, 0o644)
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(Exit::Input, format!("failed to write {}: {error}", path.display()))
+        .hint("name a folder that you may write to by --dir")
+}

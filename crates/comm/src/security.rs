@@ -1,0 +1,50 @@
+//! The security that a configuration asks for.
+
+use std::fs;
+use std::path::PathBuf;
+
+use pccl_config::Config;
+use pccl_net::{Security, SecurityOptions, SharedSecret, TlsFiles};
+
+use crate::configured::{ConfiguredError, refuse};
+
+/// The shortest shared secret, in bytes: whoever reaches a port can try guesses at home.
+const MIN_SECRET_BYTES: usize = 16;
+
+/// What guards connections and heartbeats as the configuration asks for it; nothing if it asks for nothing. Reads
+/// certificates, keys and the secret's file.
+pub fn security(config: &Config) -> Result<Option<Security>, ConfiguredError> {
+    let (tls, auth) = (&config.network.tls, &config.auth);
+    let files = match (&tls.cert_file, &tls.key_file) {
+        (Some(cert), Some(key)) if tls.enabled => Some(TlsFiles {
+            cert: PathBuf::from(cert),
+            key: PathBuf::from(key),
+            ca: tls.ca_file.as_ref().map(PathBuf::from),
+        }),
+        _ => None,
+    };
+    let secret = match (&auth.secret, &auth.secret_file) {
+        _ if !auth.enabled => None,
+        (Some(secret), _) => Some(SharedSecret::new(secret.expose().as_bytes())),
+        (None, Some(path)) => Some(secret_of(config, path)?),
+        (None, None) => None,
+    };
+    if files.is_none() && secret.is_none() {
+        return Ok(None);
+    }
+    let security = Security::new(SecurityOptions { tls: files, secret });
+    security.map(Some).map_err(|error| refuse(config, "network.tls.cert_file", error.to_string()))
+}
+
+fn secret_of(config: &Config, path: &str) -> Result<SharedSecret, ConfiguredError> {
+    let fail = |why: String| refuse(config, "auth.secret_file", format!("the secret's file {path} {why}"));
+    let text = fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    // Editors and `echo` leave an end of line behind.
+    let secret = text.trim();
+    if secret.len() < MIN_SECRET_BYTES {
+        return Err(fail(format!(
+            "must hold at least {MIN_SECRET_BYTES} bytes; `openssl rand -hex 32` makes a good one"
+        )));
+    }
+    Ok(SharedSecret::new(secret.as_bytes()))
+}

@@ -1,0 +1,140 @@
+//! Who may speak with whom, and who can listen: TLS, the shared secret, codes on heartbeats, allowed networks.
+//!
+//! All of it lies below the protocol: a machine hears of a connection once the other side is known, and sees plain bytes.
+//! Without any of it a connection is what it always was, with the same system calls.
+
+mod beats;
+mod channel;
+mod files;
+mod handshake;
+mod macs;
+mod preamble;
+mod records;
+mod refused;
+mod stream;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pccl_observe::Metrics;
+use rustls::pki_types::ServerName;
+
+pub(crate) use beats::Beats;
+pub(crate) use channel::Channel;
+use files::Tls;
+pub use files::{TlsFileError, TlsFiles};
+use handshake::Handshake;
+pub use preamble::SharedSecret;
+use refused::Refusals;
+pub use refused::{Reason, Refused};
+pub use stream::SecureStream;
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct SecurityOptions {
+    /// TLS 1.3 on every TCP connection.
+    pub tls: Option<TlsFiles>,
+    /// The secret that every process of the run must have.
+    pub secret: Option<SharedSecret>,
+}
+
+/// The security of a program. Clones share everything.
+#[derive(Clone)]
+pub struct Security(Arc<Shared>);
+
+struct Shared {
+    tls: Option<Mutex<Tls>>,
+    secret: Option<SharedSecret>,
+    /// The masters by address, for the names in their certificates.
+    masters: Mutex<BTreeMap<SocketAddr, String>>,
+    refusals: Mutex<Refusals>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Security {
+    /// Reads the files.
+    pub fn new(options: SecurityOptions) -> Result<Self, TlsFileError> {
+        let tls = options.tls.map(Tls::load).transpose()?.map(Mutex::new);
+        Ok(Self(Arc::new(Shared {
+            tls,
+            secret: options.secret,
+            masters: Mutex::default(),
+            refusals: Mutex::default(),
+        })))
+    }
+
+    /// Whether connections are guarded at all.
+    pub fn guards(&self) -> bool {
+        self.0.tls.is_some() || self.0.secret.is_some()
+    }
+
+    /// Counts refusals here.
+    pub fn set_metrics(&self, metrics: Metrics) {
+        lock(&self.0.refusals).set_metrics(metrics);
+    }
+
+    /// The master at `addr` is known by this name: its certificate must have it.
+    pub fn name_master(&self, addr: SocketAddr, host: &str) {
+        lock(&self.0.masters).insert(addr, host.to_owned());
+    }
+
+    /// Counts somebody who was refused, and says so once.
+    pub(crate) fn note(&self, refused: &Refused, from: SocketAddr) {
+        lock(&self.0.refusals).note(refused, from, Instant::now());
+    }
+
+    fn secret(&self) -> Option<SharedSecret> {
+        self.0.secret.clone()
+    }
+
+    fn tls_server(&self) -> Result<Option<Handshake>, Refused> {
+        let Some(tls) = &self.0.tls else { return Ok(None) };
+        let (loaded, authorities) = {
+            let mut tls = lock(tls);
+            (tls.current(), tls.authorities())
+        };
+        Handshake::server(&loaded.server, authorities).map(Some)
+    }
+
+    fn tls_client(&self, addr: SocketAddr) -> Result<Option<Handshake>, Refused> {
+        let Some(tls) = &self.0.tls else { return Ok(None) };
+        let (loaded, authorities) = {
+            let mut tls = lock(tls);
+            (tls.current(), tls.authorities())
+        };
+        let host = lock(&self.0.masters).get(&addr).cloned();
+        let (config, name) = match host {
+            None => (&loaded.to_peer, ServerName::from(addr.ip())),
+            Some(host) => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| {
+                    Refused::new(
+                        Reason::CertificateName,
+                        format!("`{host}` is no name that a certificate can have; see network.master_host"),
+                    )
+                })?;
+                (&loaded.to_master, name)
+            }
+        };
+        Handshake::client(config, name, authorities).map(Some)
+    }
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Security")
+            .field("tls", &self.0.tls.is_some())
+            .field("secret", &self.0.secret.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is said of a connection that ends in the middle of its handshake.
+pub(crate) const BROKEN_OFF: &str = "it closed the connection before both sides knew each other: TLS or authentication may \
+                                     be off there, another program may use that port, or it has just ended";
