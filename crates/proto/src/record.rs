@@ -402,8 +402,12 @@ impl RunRecord {
                 StoreReply::Written { id: *id }
             }
             StoreRequest::Write { id, term, group, replaces, record } => {
-                let stored = self.groups.get(group).map_or(Epoch::default(), |g| g.epoch);
-                if *term != self.term || stored != *replaces {
+                let stored = self.groups.get(group);
+                let epoch = stored.map_or(Epoch::default(), |g| g.epoch);
+                // Within an epoch revisions only grow: a write that timed out may still come, after the next ones.
+                let agreed = stored.filter(|g| g.epoch == record.epoch).and_then(GroupRecord::agreed);
+                let is_late = agreed.is_some_and(|a| record.revision <= a.revision);
+                if *term != self.term || epoch != *replaces || is_late {
                     return StoreReply::Rejected { id: *id };
                 }
                 self.groups.insert(*group, (**record).clone());

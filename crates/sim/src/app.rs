@@ -14,6 +14,7 @@ use crate::memory::Memory;
 use crate::plan::{OpPlan, Round};
 use crate::reference;
 use crate::store::Begun;
+use crate::sync::Kept;
 use crate::world::{Body, Event, ProcId, World, say};
 
 /// Rounds that a program has at most.
@@ -30,6 +31,8 @@ pub(crate) enum Stage {
     Ops,
     /// It waits for a vote.
     Vote,
+    /// It synchronizes.
+    Sync,
     /// It has said goodbye.
     Leaving,
     /// It has come to the end.
@@ -72,18 +75,21 @@ pub(crate) struct App {
     pub(crate) round: u64,
     pub(crate) stage: Stage,
     pub(crate) running: BTreeMap<OpId, Called>,
+    /// The shared state.
+    pub(crate) kept: Kept,
     todo: Vec<(usize, OpPlan)>,
     due: u64,
 }
 
 impl App {
-    pub(crate) fn new(slot: usize, group: PeerGroup) -> Self {
+    pub(crate) fn new(slot: usize, group: PeerGroup, kept: Kept) -> Self {
         Self {
             slot,
             group,
             round: 0,
             stage: Stage::Joining,
             running: BTreeMap::new(),
+            kept,
             todo: Vec::new(),
             due: 0,
         }
@@ -95,7 +101,7 @@ impl World {
         self.procs[p].app.as_mut().expect("only peers have programs")
     }
 
-    fn think(&mut self, p: ProcId) {
+    pub(crate) fn think(&mut self, p: ProcId) {
         let long = 2_000 + self.random.below(self.plan.think_us + 1);
         self.app(p).due = self.now + long;
         self.after(long, Event::App(p));
@@ -155,6 +161,7 @@ impl World {
                 peer.vote(kind);
                 self.drive(p);
             }
+            Round::Sync(plan) => self.begin_sync(p, &plan),
             Round::Ops(ops) => {
                 let mut todo: Vec<_> = ops.into_iter().enumerate().collect();
                 if self.chance(50) {
@@ -210,7 +217,8 @@ impl World {
     pub(crate) fn look_at_app(&mut self, p: ProcId) {
         let Some(Body::Peer(peer)) = &mut self.procs[p].body else { return };
         let completion = peer.poll_completed();
-        let vote = peer.poll_vote();
+        let vote = if completion.is_none() { peer.poll_vote() } else { None };
+        let synchronized = if completion.is_none() { peer.poll_synchronized() } else { None };
         let (phase, view) = (peer.phase().clone(), peer.view().cloned());
         if let Some(view) = &view {
             self.check_view(p, view);
@@ -222,12 +230,16 @@ impl World {
         if let Some(outcome) = vote {
             self.vote_ended(p, &outcome);
         }
+        if let Some(end) = synchronized {
+            self.sync_ended(p, end);
+        }
         if self.app(p).stage == Stage::Joining
             && let Some(view) = &view
         {
             let round = self.joined_at(p, view);
             self.app(p).round = round;
             self.app(p).stage = Stage::Between;
+            self.procs[p].awake = self.now;
             self.think(p);
         }
         if let Phase::Ended(why) = phase {
@@ -282,13 +294,14 @@ impl World {
         let session = peer.session();
         let leaves = self.app(p).stage == Stage::Leaving;
         let slot = self.app(p).slot;
+        let kept = Self::kept_after(self.app(p).kept.clone(), why);
         self.bury(p, false);
         if leaves && self.chance(60) {
             return;
         }
         if self.plan.told || self.chance(85) {
             self.stats.fault("reconnect");
-            self.start_peer(slot, session);
+            self.start_peer(slot, session, kept);
         } else if self.chance(50) {
             let wait = self.random.below(2_000_000);
             self.after(wait, Event::Fault(Fault::Newcomer(slot)));
@@ -308,14 +321,17 @@ impl World {
             latest = latest.max(app.round);
             let Some(Body::Peer(peer)) = &proc.body else { continue };
             let stays = peer.session().is_some_and(|s| begun.before.contains(&s.id));
-            if stays && app.stage == Stage::Vote {
-                at = at.max(Some(app.round));
+            // After a vote all go on with the next round; who synchronizes takes the newcomers in on the way.
+            match app.stage {
+                Stage::Vote if stays => at = at.max(Some(app.round + 1)),
+                Stage::Sync if stays => at = at.max(Some(app.round)),
+                _ => {}
             }
         }
         let state = self.check.group(begun.group);
         state.latest = state.latest.max(latest);
-        // After a vote all go on with the next round; where nobody is left, the newcomers begin another program.
-        let round = at.map_or((state.latest / PROGRAM + 1) * PROGRAM, |r| r + 1);
+        // Where nobody is left, the newcomers begin another program.
+        let round = at.unwrap_or((state.latest / PROGRAM + 1) * PROGRAM);
         state.latest = state.latest.max(round);
         state.joins.insert(begun.epoch, round);
     }
@@ -328,6 +344,7 @@ impl World {
 fn describe(round: &Round, slot: usize) -> String {
     match round {
         Round::Vote(kind) => format!("vote {kind}"),
+        Round::Sync(plan) => format!("synchronize: {plan:?}"),
         Round::Ops(ops) => ops
             .iter()
             .map(|op| format!("tag {}: {}", op.tag, op.call(slot, 1)))

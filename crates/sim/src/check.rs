@@ -14,6 +14,7 @@ use pccl_proto::vocabulary::Collective;
 use crate::app::{Called, OpName, Stage};
 use crate::memory::{Memory, UNTOUCHED};
 use crate::reference;
+use crate::sync::Syncs;
 use crate::world::{Body, Event, ProcId, World, say};
 
 /// What is known of a group's program.
@@ -41,6 +42,7 @@ pub(crate) struct Check {
     pub(crate) violation: Option<String>,
     groups: BTreeMap<PeerGroup, GroupState>,
     ops: BTreeMap<OpName, Outcomes>,
+    pub(crate) syncs: Syncs,
     masters: BTreeMap<Term, ProcId>,
     /// No master's clock has jumped: no two may decide at the same time.
     pub(crate) clocks_agree: bool,
@@ -57,6 +59,7 @@ impl Check {
             violation: None,
             groups: (0..groups).map(|g| (PeerGroup(g), GroupState::default())).collect(),
             ops: BTreeMap::new(),
+            syncs: Syncs::default(),
             masters: BTreeMap::new(),
             clocks_agree: true,
             terms: BTreeMap::new(),
@@ -217,7 +220,7 @@ impl World {
     }
 
     /// Whether anything was done to this run that may end or repeat an op.
-    fn is_disturbed(&self) -> bool {
+    pub(crate) fn is_disturbed(&self) -> bool {
         !self.stats.faults.is_empty()
             || self.plan.told
             || self.plan.most_tags < 100

@@ -11,7 +11,10 @@ use pccl_proto::peer::{Peer, PeerConfig};
 use crate::app::App;
 use crate::memory::Arithmetic;
 use crate::plan::Plan;
+use crate::sync::Kept;
 use crate::world::{Body, Event, Host, MASTER_HOST, MASTER_HOSTS, ProcId, World, address, say};
+
+const COMMANDED: &str = "command to a master";
 
 /// Something happens to the world.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +93,7 @@ impl World {
 
     pub(crate) fn fault(&mut self, fault: Fault) {
         match fault {
-            Fault::Newcomer(slot) => self.start_peer(slot, None),
+            Fault::Newcomer(slot) => self.start_peer(slot, None, None),
             Fault::Master(host) => self.start_master(host),
             Fault::Any if self.healed.is_none() => self.any_fault(),
             Fault::Any | Fault::Follow => {}
@@ -122,7 +125,8 @@ impl World {
         for p in 0..self.procs.len() {
             self.go_on(p);
         }
-        if let Some(p) = self.anybody(true).filter(|_| !self.plan.told) {
+        let commanded = self.stats.faults.contains_key(COMMANDED) && !self.plan.told;
+        if let Some(p) = self.anybody(true).filter(|_| commanded) {
             // Those that were demoted lead again only if they are told to.
             self.command(p, Command::Promote);
         }
@@ -144,7 +148,7 @@ impl World {
             1 => Command::Demote,
             _ => Command::Promote,
         };
-        self.stats.fault("command to a master");
+        self.stats.fault(COMMANDED);
         self.command(p, command);
     }
 
@@ -182,7 +186,7 @@ impl World {
         pccl_proto::rules::Rules::simulated(eager_bytes, piece_bytes, most_tags, broken)
     }
 
-    pub(crate) fn start_peer(&mut self, slot: usize, ended: Option<Session>) {
+    pub(crate) fn start_peer(&mut self, slot: usize, ended: Option<Session>, kept: Option<Kept>) {
         let host = slot as Host + 1;
         // Nobody votes any more to let it in once the program has an end.
         let late = self.check.group(self.plan.group(slot)).stop.is_some();
@@ -205,7 +209,8 @@ impl World {
         peer.set_rules(self.rules());
         let name = format!("peer{slot}{}", "'".repeat(self.procs.iter().filter(|p| p.host == host).count()));
         say!(self, "{name} starts");
-        let app = App::new(slot, self.plan.group(slot));
+        let kept = kept.unwrap_or_else(|| Kept { revision: 0, bytes: self.first_tensors(slot) });
+        let app = App::new(slot, self.plan.group(slot), kept);
         let p = self.spawn(name, host, Body::Peer(Box::new(peer)), Some(app));
         self.drive(p);
     }

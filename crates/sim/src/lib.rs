@@ -2,7 +2,8 @@
 //!
 //! A run is a function of its seed: masters and peers as they ship, connections that break and are cut to pieces,
 //! datagrams that are lost, processes that crash and stand still, clocks that jump, a store that does not answer. Faults
-//! come first; then everything heals, and progress is demanded. `check` says what must never be.
+//! come first; then everything heals, and progress is demanded. `check` says what must never be, `sync` what must not of
+//! shared state.
 #![forbid(unsafe_code)]
 
 mod app;
@@ -15,8 +16,10 @@ mod plan;
 mod reference;
 mod runs;
 mod scenario;
+mod state;
 mod stats;
 mod store;
+mod sync;
 mod trace;
 mod world;
 

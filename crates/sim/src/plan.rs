@@ -6,6 +6,9 @@ use pccl_proto::rules::Rule;
 use pccl_proto::settings::{Recovery, RunSettings};
 use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, ReduceOp};
 
+use crate::state::Shape;
+use crate::sync::SyncPlan;
+
 /// Delay and capacity of the network.
 #[derive(Debug, Clone)]
 pub(crate) struct Links {
@@ -64,6 +67,10 @@ pub(crate) struct Plan {
     pub(crate) broken: Option<Rule>,
     /// Only all-reduce, only one op a round.
     pub(crate) simple: bool,
+    /// Rounds of a hundred in which the programs synchronize.
+    pub(crate) syncs: u64,
+    /// The tensors that they share.
+    pub(crate) shape: Shape,
     /// Of a thousand writes, so many are spoiled on their way.
     pub(crate) spoiled_per_mille: u64,
 }
@@ -82,6 +89,7 @@ pub(crate) struct OpPlan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Round {
     Vote(VoteKind),
+    Sync(SyncPlan),
     Ops(Vec<OpPlan>),
 }
 
@@ -133,8 +141,16 @@ impl Plan {
             told: false,
             broken: None,
             simple: false,
+            syncs: pick(r, &[0, 10, 10, 40]),
+            shape: Self::shape(r),
             spoiled_per_mille: 0,
         }
+    }
+
+    fn shape(r: &mut Seeded) -> Shape {
+        let longest = pick(r, &[8, 100, 600]);
+        let tensors = (0..=r.below(3)).map(|_| r.below(longest + 1) as usize).collect();
+        Shape { block_bytes: pick(r, &[16, 64]), tensors }
     }
 
     /// A short run in which much happens: for the search of what goes wrong without a rule.
@@ -215,6 +231,7 @@ impl Plan {
             rivals: false,
             absences: 0,
             simple: true,
+            syncs: 0,
             spoiled_per_mille: 0,
             ..Self::random(1)
         }
@@ -236,6 +253,9 @@ impl Plan {
         }
         if !calls && dice < 16 && !self.simple {
             return Round::Vote(VoteKind::PeersPending);
+        }
+        if !calls && dice >= 16 && dice < 16 + self.syncs {
+            return Round::Sync(SyncPlan::random(r));
         }
         let count = if self.simple { 1 } else { 1 + r.below(4) };
         let tags = if self.simple { 1 } else { 6 };

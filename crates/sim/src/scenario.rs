@@ -1,7 +1,7 @@
 //! Stories: a small world, told what happens to it by a script, beside a golden trace of what it does.
 //!
 //! A script is a text file of lines, read from the top. `peers N`, `masters N`, `lease MS`, `master_timeout MS`, `caller
-//! recovers`, `no backups` and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
+//! recovers`, `no backups`, `syncs PERCENT` (of the rounds) and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
 //! Then: `when TEXT` waits until a line of the trace contains the text, `wait MS` waits, everything else is done at once:
 //!
 //! * `cut A B`, `mend A B`: two processes do not hear each other, and do again
@@ -115,6 +115,7 @@ impl Story {
                 number(ms).map(|ms| self.plan.settings.master_timeout_ms = ms).is_some()
             }
             ["seed", n] => number(n).map(|n| self.plan.seed = n.into()).is_some(),
+            ["syncs", percent] => number(percent).map(|n| self.plan.syncs = n.into()).is_some(),
             ["no", "backups"] => {
                 self.plan.settings.enable_buffer_backup = false;
                 true
@@ -268,7 +269,7 @@ impl World {
                 self.no_masters = false;
                 self.start_master(MASTER_HOST + n);
             }
-            Act::StartPeer(n) => self.start_peer(*n, None),
+            Act::StartPeer(n) => self.start_peer(*n, None, None),
             Act::Store(works) => {
                 self.store.silent = !works;
                 self.store.late_us = None;

@@ -45,12 +45,29 @@ impl Store {
         }
         let reply = self.record.apply(&request);
         let StoreReply::Written { .. } = reply else { return (reply, Ok(None)) };
-        let begun = self.begun(&old, *group);
-        (reply, begun.map(Some))
+        let begun = self.revised(&old, *group).and_then(|()| self.begun(&old, *group));
+        (reply, begun)
     }
 
-    fn begun(&mut self, before: &GroupRecord, group: PeerGroup) -> Result<Begun, String> {
+    /// Revisions go up by one, once there is one, and are forgotten only with the last member.
+    fn revised(&self, before: &GroupRecord, group: PeerGroup) -> Result<(), String> {
+        let now = self.record.groups.get(&group);
+        match (before.agreed(), now.and_then(GroupRecord::agreed)) {
+            (old, new) if old == new => Ok(()),
+            (Some(old), Some(new)) if new.revision == old.revision + 1 => Ok(()),
+            (Some(old), Some(new)) if old.revision == 0 && new.revision > 0 => Ok(()),
+            (None, Some(_)) => Ok(()),
+            (Some(_), None) if now.is_none_or(|g| !g.members.iter().any(|m| m.joined < g.epoch)) => Ok(()),
+            (old, new) => Err(format!("after {old:?} the group has agreed on {new:?}")),
+        }
+    }
+
+    /// The epoch that a write has begun; none if it was about shared state.
+    fn begun(&mut self, before: &GroupRecord, group: PeerGroup) -> Result<Option<Begun>, String> {
         let now = self.record.groups.get(&group).cloned().unwrap_or_default();
+        if now.epoch == before.epoch {
+            return Ok(None);
+        }
         if now.epoch != before.epoch.next() {
             return Err(format!("epoch {} was followed by epoch {}", before.epoch, now.epoch));
         }
@@ -65,6 +82,6 @@ impl Store {
         let joined = sessions.iter().any(|s| !was(s));
         let before = sessions.iter().copied().filter(was).collect();
         self.epochs.insert((group, now.epoch), sessions);
-        Ok(Begun { group, epoch: now.epoch, joined, before })
+        Ok(Some(Begun { group, epoch: now.epoch, joined, before }))
     }
 }

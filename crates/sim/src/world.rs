@@ -87,7 +87,7 @@ pub(crate) struct Proc {
     /// Its clock is ahead of the world's by this.
     pub(crate) clock: u64,
     pub(crate) paused: bool,
-    /// Since when it has not stood still.
+    /// Since when it has not stood still, and is a member if it is a peer.
     pub(crate) awake: u64,
     pub(crate) timer: Option<u64>,
     /// Sockets to look after when it goes on.
@@ -472,6 +472,11 @@ impl World {
             if late { " (late)" } else { "" },
             self.procs[from].name
         );
+        if let (StoreRequest::Write { group, record, .. }, StoreReply::Written { .. }) = (request, &reply)
+            && let Some(agreed) = record.agreed()
+        {
+            self.check.syncs.written.insert((*group, agreed.revision, agreed.content));
+        }
         match begun {
             Err(wrong) => self.check.fail(wrong),
             Ok(Some(begun)) => self.epoch_begun(&begun),

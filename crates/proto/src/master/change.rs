@@ -311,16 +311,17 @@ impl Master {
     /// The decision stands: now it may be told.
     pub(super) fn written(&mut self, now: Time, id: u64) {
         let Some(group) = self.writing(id) else { return };
-        let Some(state) = self.groups.get_mut(&group) else {
-            return;
-        };
-        let Activity::Writing { record, replaces, .. } = std::mem::take(&mut state.activity) else {
+        let activity = self.groups.get_mut(&group).map(|g| std::mem::take(&mut g.activity));
+        let Some(Activity::Writing { record, replaces, .. }) = activity else {
             return;
         };
         if record.epoch == replaces {
             return self.sync_written(now, group, *record);
         }
-        state.sync = None;
+        self.sync_ends(group, record.agreed());
+        let Some(state) = self.groups.get_mut(&group) else {
+            return;
+        };
         let change = record.changes.last().cloned();
         state.attempts.clear();
         state.mismatched.clear();

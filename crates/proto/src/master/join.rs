@@ -18,7 +18,7 @@ impl Master {
         if let Some((number, outcome)) = state.vote_result.clone().filter(|(n, _)| *n == vote.number) {
             return self.tell(session, MasterMessage::VoteEnded { number, outcome });
         }
-        if self.is_counted(group, session, vote) {
+        if vote.kind == VoteKind::Synchronize && self.repeat_answer(group, session, vote.number) {
             return;
         }
         if vote.kind != VoteKind::Synchronize {

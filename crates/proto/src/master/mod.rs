@@ -37,7 +37,7 @@ use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteO
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
 use crate::rules::Rules;
 use crate::settings::RunSettings;
-use crate::shared_state::Offer;
+use crate::shared_state::{NoCandidate, Offer};
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES, MAX_STRANGER_BYTES};
 
 /// What a master is told when it is made.
@@ -109,6 +109,8 @@ struct SessionState {
     vote_result: Option<(u32, VoteOutcome)>,
     /// What it has to synchronize, by the number of its vote.
     offer: Option<(u32, Offer)>,
+    /// What came of its last vote to synchronize that was counted: an agreement, or why there was none.
+    sync_answer: Option<(u32, Option<NoCandidate>)>,
     waits: BTreeMap<(Tag, u32), (Time, String)>,
     leaving: bool,
 }
@@ -370,6 +372,7 @@ impl SessionState {
             vote: None,
             vote_result: None,
             offer: None,
+            sync_answer: None,
             waits: BTreeMap::new(),
             leaving: false,
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Authority, Master, MasterEvent};
 use crate::ids::{PeerGroup, SessionId, Time};
-use crate::message::{MasterMessage, Vote, VoteKind};
+use crate::message::MasterMessage;
 use crate::record::{GroupRecord, Removal};
 use crate::shared_state::{Agreed, Election, Fault, NoCandidate, Offer, Outcome, elect};
 
@@ -26,11 +26,34 @@ impl Master {
         }
     }
 
-    /// Whether a vote has been counted in the synchronization that is under way.
-    pub(super) fn is_counted(&self, group: PeerGroup, session: SessionId, vote: Vote) -> bool {
-        let sync = self.groups.get(&group).and_then(|g| g.sync.as_ref());
-        vote.kind == VoteKind::Synchronize
-            && sync.is_some_and(|s| s.numbers.get(&session) == Some(&vote.number))
+    /// A member repeats a vote that has been counted: it hears again what came of it. False if it is a new one.
+    pub(super) fn repeat_answer(&mut self, group: PeerGroup, session: SessionId, number: u32) -> bool {
+        let answer = self.sessions.get(&session).and_then(|s| s.sync_answer.clone());
+        if let Some((_, why)) = answer.filter(|(n, _)| *n == number) {
+            // What was agreed on it has heard when it attached.
+            if let Some(why) = why {
+                self.tell(session, MasterMessage::NobodyElected { number, why });
+            }
+            return true;
+        }
+        let Some(sync) = self.groups.get_mut(&group).and_then(|g| g.sync.take()) else { return false };
+        let counted = sync.numbers.get(&session) == Some(&number);
+        if counted {
+            self.tell_elected(group, session, &sync);
+        }
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.sync = Some(sync);
+        }
+        counted
+    }
+
+    /// Nobody's vote is counted twice.
+    pub(super) fn answered(&mut self, numbers: &BTreeMap<SessionId, u32>, why: Option<&NoCandidate>) {
+        for (session, number) in numbers {
+            if let Some(state) = self.sessions.get_mut(session) {
+                state.sync_answer = Some((*number, why.cloned()));
+            }
+        }
     }
 
     /// All members have voted to synchronize: newcomers come first, then the offers elect.
@@ -75,6 +98,7 @@ impl Master {
 
     fn nobody_elected(&mut self, group: PeerGroup, numbers: &BTreeMap<SessionId, u32>, why: &NoCandidate) {
         self.end_offers(numbers);
+        self.answered(numbers, Some(why));
         self.events.push_back(MasterEvent::NobodyElected { group, why: why.clone() });
         for (session, number) in numbers {
             self.tell(*session, MasterMessage::NobodyElected { number: *number, why: why.clone() });
@@ -136,6 +160,7 @@ impl Master {
         if let (Some(agreed), Some(sync)) = (agreed, sync) {
             let receivers = sync.election.receivers.len() as u32;
             self.events.push_back(MasterEvent::Synchronized { group, revision: agreed.revision, receivers });
+            self.answered(&sync.numbers, None);
             for session in sync.numbers.into_keys() {
                 self.tell(session, MasterMessage::Agreed(agreed));
             }
@@ -186,6 +211,14 @@ impl Master {
             let what =
                 format!("peer {from} received a block of tensor \"{tensor}\" from it with a wrong hash");
             self.remove(now, holder, Removal::Misbehaved { what });
+        }
+    }
+
+    /// The synchronization that an epoch change has ended: void, or agreed on with it.
+    pub(super) fn sync_ends(&mut self, group: PeerGroup, agreed: Option<Agreed>) {
+        let sync = self.groups.get_mut(&group).and_then(|g| g.sync.take());
+        if let Some(sync) = sync.filter(|s| Some(s.election.agreed) == agreed) {
+            self.answered(&sync.numbers, None);
         }
     }
 

@@ -296,11 +296,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         {
             return self.away(now, false, "it has no valid lease, and another one may have");
         }
-        // Pings go unanswered although datagrams come: the connection is dead at one end.
+        // Pings or a greeting go unanswered although datagrams come: the connection is dead at one end.
         let silent_here = now.since(self.control.heard_here);
-        if self.control.is_attached() && silent_here > 2 * self.settings.heartbeat_timeout() {
+        let attached = self.control.is_attached();
+        let patience_here = 2 * if attached { self.settings.heartbeat_timeout() } else { patience };
+        if connected && silent_here > patience_here {
             let why = format!("nothing came on the connection for {} ms", silent_here.as_millis());
-            self.away(now, true, &why);
+            return self.away(now, attached, &why);
         }
         if let Some(since) = self.control.lost_since
             && self.view.is_some()

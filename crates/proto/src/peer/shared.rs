@@ -286,7 +286,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// The master says what the store has.
     pub(super) fn agreed(&mut self, agreed: Agreed) {
-        if self.agreed.is_some_and(|before| agreed.revision <= before.revision) {
+        // What the group had before we came may be forgotten with its last member, and revisions begin anew.
+        let foreign = self.view.is_none();
+        if foreign || self.agreed.is_some_and(|before| agreed.revision <= before.revision) {
             return;
         }
         self.agreed = Some(agreed);
