@@ -2,7 +2,7 @@
 //!
 //! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas and an S3 server from
 //! PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
-//! databases from Debian, too (installed: `servers`). Terraform
+//! databases and a browser from Debian, too (installed: `servers`). Terraform
 //! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
 
 use std::fs;
@@ -13,8 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{servers, stage};
 
-/// From npm: `target/tools/npm/node_modules/.bin/{anvil,cast,solcjs}`.
-const NPM: &[&str] = &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "solc@0.8.30"];
+/// From npm: `target/tools/npm/node_modules/.bin/{anvil,cast,solcjs}`, and a library that drives a browser.
+const NPM: &[&str] =
+    &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "solc@0.8.30", "puppeteer-core@24.8.2"];
 
 /// From PyPI: `target/tools/venv/bin/{kubernetes-validate,moto_server}`.
 const PIP: &[&str] = &["kubernetes-validate==1.37.0", "moto[s3,server]==5.2.5"];

@@ -119,3 +119,23 @@ fn stragglers_and_waves_do_not_move_auto_away_from_the_bound() {
     check_auto("waves 8, 16", &plan("waves: { sizes: [8, 16] }\n"), 0.0);
     check_auto("waves and stragglers", &plan("waves: { sizes: [8, 16], bake: 5m }\n"), 0.03);
 }
+
+/// The operators' own file: one Terraform for all regions, whose calls come as its resources do.
+#[test]
+fn the_deployment_of_chain_138_is_rehearsed_near_its_bound_without_being_refused() {
+    let text = include_str!("../../../../deployments/besu-138/deploy.yaml");
+    let deployment = Deployment::from_yaml(text, "deploy.yaml").unwrap_or_else(|error| panic!("{error}"));
+    let plan = Plan::new(deployment, &Selection::default()).unwrap();
+    let runs = (0..20).map(|seed| {
+        let durations = sample(&plan, &super::estimates(&plan), &mut Random::new(seed));
+        let bound = plan.lower_bound(&durations, None, true);
+        let timeline =
+            simulate(&plan, &Options { seed, ..Options::new(&plan) }, &Rehearsal::new(durations, seed));
+        assert_eq!(timeline.counts.done as usize, plan.tasks.len(), "seed {seed}");
+        (ratio(timeline.makespan, bound), timeline.refused())
+    });
+    let (ratios, refused): (Vec<f64>, Vec<f64>) = runs.unzip();
+    let (to_bound, refused) = (median(ratios), refused.into_iter().fold(0.0, f64::max));
+    println!("besu-138: {to_bound:.3} x the lower bound, at most {:.2} % refused", refused * 100.0);
+    assert!(to_bound <= 1.15 && refused <= 0.01, "{to_bound}, {refused}");
+}

@@ -113,6 +113,9 @@ pub fn simulate(plan: &Plan, options: &Options, rehearsal: &Rehearsal) -> Timeli
     Timeline { makespan: now, calls: world.uses(), spans: world.spans, events, counts: scheduler.counts() }
 }
 
+/// A task that still has to call is looked at again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What happens next in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
@@ -178,12 +181,18 @@ impl<'a> World<'a> {
         let first: Vec<(u32, u32)> = first.map(|(at, call)| (at as u32, call.count)).collect();
         let pending = first.iter().map(|(_, count)| count).sum();
         self.working[task.index()] = Working { attempt, start: now, pending, running: true };
+        // Terraform makes what it calls for one after the other, as the resources come up, and works meanwhile.
+        let is_spread = self.plan.is_batch(task);
+        let between =
+            if is_spread { self.rehearsal.durations[task.index()] / pending.max(1) } else { Duration::ZERO };
+        let mut at = now;
         for (call, count) in first {
             for _ in 0..count {
-                self.push(now, Happening::Call { task, call });
+                self.push(at, Happening::Call { task, call });
+                at += between;
             }
         }
-        if pending == 0 {
+        if pending == 0 || is_spread {
             self.work(now, task);
         }
     }
@@ -221,7 +230,7 @@ impl<'a> World<'a> {
         match self.meter(task, call).call(now) {
             Ok(()) => {
                 self.working[task.index()].pending -= 1;
-                if self.working[task.index()].pending == 0 {
+                if self.working[task.index()].pending == 0 && !self.plan.is_batch(task) {
                     self.work(now, task);
                 }
             }
@@ -248,7 +257,12 @@ impl<'a> World<'a> {
     }
 
     fn end(&mut self, now: Duration, task: TaskId, scheduler: &mut Scheduler) {
-        let Working { attempt, start, .. } = self.working[task.index()];
+        let Working { attempt, start, pending, .. } = self.working[task.index()];
+        if pending > 0 {
+            // Its last calls were refused, and come again.
+            self.push(now + AGAIN, Happening::End { task });
+            return;
+        }
         self.working[task.index()].running = false;
         let bad = self.rehearsal.broken.contains(&task) || self.random.unit() < self.rehearsal.failing;
         self.spans.push(Span { task, attempt, start, end: now, good: !bad });

@@ -10,6 +10,8 @@ use crate::file::Time;
 const WIDTH: f64 = 1000.0;
 /// Room for names.
 const NAMES: f64 = 260.0;
+/// Letters that have room there.
+const MOST_LETTERS: usize = 42;
 /// Height of a row.
 const ROW: f64 = 16.0;
 
@@ -21,8 +23,8 @@ const STYLE: &str = "
 body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin: 0 0 .2rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-p { margin: .2rem 0; } .faint { color: var(--faint); }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem 1rem .15rem 0; }
+p { margin: .2rem 0; overflow-wrap: anywhere; } .faint { color: var(--faint); }
+table { border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto; } td, th { text-align: left; padding: .15rem 1rem .15rem 0; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } svg { display: block; min-width: 50rem; width: 100%; height: auto; }
 svg text { font: 10px system-ui, sans-serif; fill: var(--ink); } svg text.axis { fill: var(--faint); }
@@ -138,11 +140,12 @@ fn chart(page: &mut String, picture: &Picture) {
 fn chart_row(page: &mut String, row: &Row, y: f64, x: &impl Fn(Duration) -> f64) {
     let entry = row.name.split_once('/').map_or(row.name.as_str(), |(_, entry)| entry);
     let note = row.skipped.as_ref().map(|why| format!(" (skipped: {})", escape(why))).unwrap_or_default();
+    let (shown, length) = fitted(entry);
     let _ = write!(
         page,
-        "<text class=\"name\" x=\"8\" y=\"{:.1}\">{}<title>{}{note}</title></text>",
+        "<text class=\"name\" x=\"8\" y=\"{:.1}\"{length}>{}<title>{}{note}</title></text>",
         y,
-        escape(entry),
+        escape(&shown),
         escape(&row.name)
     );
     let count = row.attempts.len();
@@ -171,6 +174,16 @@ fn chart_row(page: &mut String, row: &Row, y: f64, x: &impl Fn(Duration) -> f64)
             write!(page, "<text class=\"axis\" x=\"{NAMES}\" y=\"{y:.1}\">skipped: {}</text>", escape(why));
     }
     page.push('\n');
+}
+
+/// A name that stays left of the bars, with the attribute that makes sure of it. Names of a list differ at their ends.
+fn fitted(name: &str) -> (String, String) {
+    let count = name.chars().count();
+    if count <= MOST_LETTERS {
+        return (name.to_owned(), String::new());
+    }
+    let end: String = name.chars().skip(count + 1 - MOST_LETTERS).collect();
+    (format!("…{end}"), format!(" textLength=\"{}\" lengthAdjust=\"spacingAndGlyphs\"", NAMES - 16.0))
 }
 
 fn failures(page: &mut String, picture: &Picture) {
