@@ -187,7 +187,7 @@ fn hand_over(fleet: &mut Fleet, how: &str) {
             return;
         }
     };
-    send_command(addr, command, Duration::from_secs(5)).unwrap().unwrap();
+    send_command(addr, command, Duration::from_secs(5), None).unwrap().unwrap();
 }
 
 /// A lone master that a supervisor starts again at once.

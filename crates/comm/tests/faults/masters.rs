@@ -98,10 +98,10 @@ fn frozen(setup: Setup) {
 fn handed_over(setup: Setup) {
     let mut fleet = begin(setup);
     let term = status(fleet.addr).unwrap().term;
-    send_command(fleet.addr, Command::StepDown, Duration::from_secs(5)).unwrap().unwrap();
+    send_command(fleet.addr, Command::StepDown, Duration::from_secs(5), None).unwrap().unwrap();
     fleet.succession();
     go_on(&mut fleet);
-    send_command(fleet.others[0].1, Command::Promote, Duration::from_secs(5)).unwrap().unwrap();
+    send_command(fleet.others[0].1, Command::Promote, Duration::from_secs(5), None).unwrap().unwrap();
     fleet.succession();
     go_on(&mut fleet);
     fleet.master.ask("stop").ok();

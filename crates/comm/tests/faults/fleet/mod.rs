@@ -263,7 +263,7 @@ impl Drop for Fleet {
 
 /// What a master says, if it answers.
 pub(crate) fn status(addr: SocketAddr) -> Option<Status> {
-    pccl_master::query_status(addr, Duration::from_secs(5)).ok()
+    pccl_master::query_status(addr, Duration::from_secs(5), None).ok()
 }
 
 pub(crate) fn leads(addr: SocketAddr) -> bool {
