@@ -125,6 +125,38 @@ coded!(
 );
 
 coded!(
+    /// How the values of an all-reduce travel: as integers, in blocks of [`QUANTIZATION_BLOCK`] with a scale of their own.
+    ///
+    /// Every peer quantizes its contribution once, the owner of a chunk adds them all in the order of ranks and quantizes
+    /// the sum once, and everybody, the owner too, takes what that says: lossy, and the same to the last bit everywhere.
+    Quantization {
+        /// 8 bits, from the smallest to the largest value of the block.
+        MinMaxU8 = 1, "u8-min-max";
+        /// 8 bits, of a range that holds 0, which stays exactly 0.
+        ZeroPointU8 = 2, "u8-zero-point";
+        /// 16 bits, from the smallest to the largest value of the block.
+        MinMaxU16 = 3, "u16-min-max";
+        /// 16 bits, of a range that holds 0, which stays exactly 0.
+        ZeroPointU16 = 4, "u16-zero-point";
+    }
+);
+
+/// Values that are quantized together.
+pub const QUANTIZATION_BLOCK: u64 = 256;
+
+impl Quantization {
+    /// Bytes of a block: two numbers (`f64` for elements of `f64`, else `f32`), and an integer for each value.
+    pub fn block_bytes(self, dtype: DataType) -> u64 {
+        let number = if dtype == DataType::F64 { 8 } else { 4 };
+        let integer = match self {
+            Self::MinMaxU8 | Self::ZeroPointU8 => 1,
+            Self::MinMaxU16 | Self::ZeroPointU16 => 2,
+        };
+        2 * number + QUANTIZATION_BLOCK * integer
+    }
+}
+
+coded!(
     /// Who sends what to whom.
     Algorithm {
         /// All-to-all reduce-scatter, then all-gather.
@@ -154,12 +186,35 @@ pub struct Fingerprint {
     pub root: u32,
     /// Algorithm asked for by the caller, if any.
     pub algorithm: Option<Algorithm>,
+    /// For an all-reduce of floating-point elements: how they travel, if not as they are.
+    pub quantization: Option<Quantization>,
 }
 
 impl Fingerprint {
     /// Bytes of `count` elements.
     pub fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.dtype.size_bytes() as u64)
+    }
+
+    /// What schedules count, and memory consists of: elements, or quantized blocks.
+    pub fn units(&self) -> u64 {
+        match self.quantization {
+            None => self.count,
+            Some(_) => self.count.div_ceil(QUANTIZATION_BLOCK),
+        }
+    }
+
+    /// Bytes of a unit.
+    pub fn unit_bytes(&self) -> u64 {
+        match self.quantization {
+            None => self.dtype.size_bytes() as u64,
+            Some(q) => q.block_bytes(self.dtype),
+        }
+    }
+
+    /// Bytes of all units.
+    pub fn travelling_bytes(&self) -> u64 {
+        self.units().saturating_mul(self.unit_bytes())
     }
 
     /// A 32-bit digest for frame headers (FNV-1a). Never zero.
@@ -169,6 +224,7 @@ impl Fingerprint {
             self.dtype.code(),
             self.op.code(),
             self.algorithm.map_or(0xff, Algorithm::code),
+            self.quantization.map_or(0, Quantization::code),
         ];
         let bytes = fixed.into_iter().chain(self.count.to_le_bytes()).chain(self.root.to_le_bytes());
         let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
@@ -181,6 +237,9 @@ impl fmt::Display for Fingerprint {
         write!(f, "{} of {} {}, {}", self.collective, self.count, self.dtype, self.op)?;
         if self.collective == Collective::Broadcast {
             write!(f, ", root {}", self.root)?;
+        }
+        if let Some(q) = self.quantization {
+            write!(f, ", quantized to {q}")?;
         }
         match self.algorithm {
             Some(a) => write!(f, ", algorithm {a}"),
@@ -212,6 +271,7 @@ mod tests {
             count: 1000,
             root: 0,
             algorithm: None,
+            quantization: None,
         };
         let others = [
             Fingerprint { dtype: DataType::I32, ..base },
@@ -219,6 +279,7 @@ mod tests {
             Fingerprint { count: 1001, ..base },
             Fingerprint { root: 1, ..base },
             Fingerprint { algorithm: Some(Algorithm::Direct), ..base },
+            Fingerprint { quantization: Some(Quantization::MinMaxU8), ..base },
             Fingerprint { collective: Collective::Broadcast, ..base },
         ];
         for other in others {

@@ -18,6 +18,7 @@ use crate::element::Element;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
+use crate::quantized::{self, Quantized};
 use crate::raw::{self, RawOp, RawPending, RawTensor};
 use crate::shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
@@ -53,7 +54,8 @@ impl<T: Element> OwnedBytes for Vec<T> {
     }
 }
 
-struct Lent {
+/// Memory on loan.
+pub(crate) struct Lent {
     ptr: *mut u8,
     len: usize,
 }
@@ -66,6 +68,8 @@ pub(crate) enum Buffers {
     InPlace(LentOne),
     /// Owned, input and output the same.
     Owned(Box<dyn OwnedBytes>),
+    /// Owned blocks, made of memory that the op does not touch.
+    Quantized(Box<Quantized>),
 }
 
 pub(crate) struct LentPair {
@@ -136,8 +140,14 @@ impl Communicator {
         // A slice of no bytes still needs an address that is not null.
         let lent =
             |ptr: *mut u8, len| Lent { ptr: if len == 0 { std::ptr::dangling_mut() } else { ptr }, len };
-        let output = lent(raw.output, raw.output_bytes);
-        let memory = if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
+        let mut output = lent(raw.output, raw.output_bytes);
+        let mut written_after = None;
+        let memory = if let Some(how) = f.quantization {
+            quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
+            let memory = Quantized::new(&f, how, lent(raw.input.cast_mut(), raw.input_bytes).bytes());
+            written_after = Some(std::mem::replace(&mut output, lent(std::ptr::null_mut(), 0)));
+            Buffers::Quantized(Box::new(memory))
+        } else if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
             Buffers::InPlace(LentOne(output))
         } else {
             // The input is never written to through this pointer: `OpMemory` gives it out as `&[u8]` only.
@@ -145,7 +155,7 @@ impl Communicator {
         };
         let started = self.engine.start_op(Tag(tag), f, memory);
         let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
-        Ok(RawPending::new(&self.engine, id, op))
+        Ok(RawPending::new(&self.engine, id, op, written_after))
     }
 }
 
@@ -223,7 +233,10 @@ impl<'a> Loans<'a> {
     pub(crate) fn start(&mut self, i: usize, tag: Tag, f: Fingerprint) -> Result<(), StartError> {
         let (lent, op) = &mut self.slices[i];
         assert!(op.is_none(), "a slice is lent to one op at a time");
-        let memory = Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len }));
+        let memory = match f.quantization {
+            Some(how) => Buffers::Quantized(Box::new(Quantized::new(&f, how, lent.bytes()))),
+            None => Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len })),
+        };
         *op = Some(self.engine.start_op(tag, f, memory).map_err(|(why, _memory)| why)?);
         Ok(())
     }
@@ -235,6 +248,7 @@ impl<'a> Loans<'a> {
         let ended = self.engine.wait_for(id);
         std::mem::forget(guard);
         self.slices[i].1 = None;
+        self.slices[i].0.take_result(&ended);
         Some(ended)
     }
 }
@@ -292,6 +306,13 @@ impl Lent {
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 
+    /// Writes the result of a quantized op, which has ended.
+    pub(crate) fn take_result(&mut self, ended: &Ended) {
+        if let (Ok(_), Buffers::Quantized(memory)) = (&ended.result, &ended.memory) {
+            memory.write_to(self.bytes_mut());
+        }
+    }
+
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` makes it the only one. Never called on an input.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
@@ -300,7 +321,7 @@ impl Lent {
 
 impl OpMemory for Buffers {
     fn in_place(&self) -> bool {
-        !matches!(self, Self::Apart(_))
+        !matches!(self, Self::Apart(_) | Self::Quantized(_))
     }
 
     fn input(&self) -> &[u8] {
@@ -308,6 +329,7 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.input.bytes(),
             Self::InPlace(one) => one.0.bytes(),
             Self::Owned(vec) => vec.bytes(),
+            Self::Quantized(memory) => &memory.input,
         }
     }
 
@@ -316,6 +338,7 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.output.bytes(),
             Self::InPlace(one) => one.0.bytes(),
             Self::Owned(vec) => vec.bytes(),
+            Self::Quantized(memory) => &memory.output,
         }
     }
 
@@ -324,12 +347,14 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.output.bytes_mut(),
             Self::InPlace(one) => one.0.bytes_mut(),
             Self::Owned(vec) => vec.bytes_mut(),
+            Self::Quantized(memory) => &mut memory.output,
         }
     }
 
     fn split(&mut self) -> (&[u8], &mut [u8]) {
         match self {
             Self::Apart(pair) => (pair.input.bytes(), pair.output.bytes_mut()),
+            Self::Quantized(memory) => (&memory.input, &mut memory.output),
             // Not asked for in-place ops; an empty input is the harmless answer.
             other => (&[], other.output_mut()),
         }

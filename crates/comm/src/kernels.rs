@@ -1,6 +1,6 @@
 //! The arithmetic of this machine, for the executor.
 
-use pccl_proto::execute::Kernels;
+use pccl_proto::execute::{Kernels, Quantized};
 use pccl_proto::vocabulary::{DataType, ReduceOp};
 
 /// `pccl-kernels`, by the codes that both crates share.
@@ -48,11 +48,15 @@ impl Kernels for Cpu {
     fn finalize(&self, d: DataType, o: ReduceOp, acc: &mut [u8], world: u32) {
         pccl_kernels::finalize(dtype(d), op(o), acc, world);
     }
+    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
+        crate::quantized::format(what.dtype, what.quantization).reduce(op(what.op), parts, dst);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pccl_proto::vocabulary::Quantization;
 
     #[test]
     fn both_crates_mean_the_same_codes() {
@@ -62,6 +66,11 @@ mod tests {
         }
         for o in ReduceOp::ALL {
             assert_eq!(op(*o).code(), o.code());
+        }
+        for q in Quantization::ALL {
+            for d in [DataType::F16, DataType::BF16, DataType::F32, DataType::F64] {
+                assert_eq!(crate::quantized::format(d, *q).block_bytes() as u64, q.block_bytes(d));
+            }
         }
     }
 }

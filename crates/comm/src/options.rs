@@ -7,7 +7,7 @@ use std::time::Duration;
 use pccl_net::Security;
 use pccl_observe::Metrics;
 use pccl_proto::settings::Expectations;
-use pccl_proto::vocabulary::{Algorithm, ReduceOp};
+use pccl_proto::vocabulary::{Algorithm, Quantization, ReduceOp};
 
 #[cfg(feature = "checkpoint")]
 use crate::checkpoint::CheckpointOptions;
@@ -155,12 +155,14 @@ pub struct Call {
     pub op: ReduceOp,
     /// Instead of the one that the cost model chooses.
     pub algorithm: Option<Algorithm>,
+    /// How the values of an all-reduce travel, if not as they are.
+    pub quantization: Option<Quantization>,
 }
 
 impl Call {
     /// A sum, by this tag.
     pub fn new(tag: u64) -> Self {
-        Self { tag, op: ReduceOp::Sum, algorithm: None }
+        Self { tag, op: ReduceOp::Sum, algorithm: None, quantization: None }
     }
 
     /// How elements are combined.
@@ -174,6 +176,15 @@ impl Call {
     #[must_use]
     pub fn algorithm(mut self, algorithm: impl Into<Option<Algorithm>>) -> Self {
         self.algorithm = algorithm.into();
+        self
+    }
+
+    /// For an all-reduce of floating-point elements: the values travel as integers, in blocks with a scale of their own.
+    /// That is lossy, a value is off by a step of its block's range at most for each of the two times it is quantized
+    /// (as a contribution, and in the sum); all peers get the same bits, and must ask for the same.
+    #[must_use]
+    pub fn quantized(mut self, quantization: impl Into<Option<Quantization>>) -> Self {
+        self.quantization = quantization.into();
         self
     }
 }

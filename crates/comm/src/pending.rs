@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pccl_proto::peer::{OpId, OpInfo};
 
-use crate::buffer::Buffers;
+use crate::buffer::{Buffers, OwnedBytes};
 use crate::collectives::result_of;
 use crate::element::Element;
 use crate::engine::Engine;
@@ -22,9 +22,14 @@ pub struct Pending<T> {
 
 pub(crate) fn take_vec<T: Element>(memory: Buffers) -> Vec<T> {
     match memory {
-        Buffers::Owned(owned) => owned.into_any().downcast::<Vec<T>>().map_or_else(|_| Vec::new(), |v| *v),
+        Buffers::Owned(owned) => downcast(owned),
+        Buffers::Quantized(memory) => memory.tensor.map_or_else(Vec::new, downcast),
         _ => Vec::new(),
     }
+}
+
+fn downcast<T: Element>(owned: Box<dyn OwnedBytes>) -> Vec<T> {
+    owned.into_any().downcast::<Vec<T>>().map_or_else(|_| Vec::new(), |v| *v)
 }
 
 impl<T: Element> Pending<T> {
@@ -47,7 +52,10 @@ impl<T: Element> Pending<T> {
         // Taken out once, here: the handle is consumed.
         let Some(id) = self.id.take() else { unreachable!("a handle has an op until it is waited for") };
         let mut ended = self.engine.wait_for(id);
-        let memory = std::mem::replace(&mut ended.memory, Buffers::Owned(Box::new(Vec::<u8>::new())));
+        let mut memory = std::mem::replace(&mut ended.memory, Buffers::Owned(Box::new(Vec::<u8>::new())));
+        if let (Ok(_), Buffers::Quantized(memory)) = (&ended.result, &mut memory) {
+            memory.write_to_owned();
+        }
         (take_vec(memory), result_of("all_reduce", ended))
     }
 }

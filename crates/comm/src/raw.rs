@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use pccl_proto::peer::{OpId, OpInfo};
 use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
 
+use crate::buffer::Lent;
 use crate::collectives::result_of;
-use crate::engine::Engine;
+use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
 
@@ -61,6 +62,8 @@ pub struct RawPending {
     engine: Arc<Engine>,
     id: Option<OpId>,
     op: &'static str,
+    /// Where the result of a quantized op is written to when it has ended.
+    output: Option<Lent>,
 }
 
 /// What peers compare, from what the caller says.
@@ -73,12 +76,20 @@ pub(crate) fn fingerprint(raw: &RawOp, call: &Call) -> Fingerprint {
         count: raw.count as u64,
         root: raw.root,
         algorithm: call.algorithm,
+        quantization: call.quantization,
     }
 }
 
 impl RawPending {
-    pub(crate) fn new(engine: &Arc<Engine>, id: OpId, op: &'static str) -> Self {
-        Self { engine: Arc::clone(engine), id: Some(id), op }
+    pub(crate) fn new(engine: &Arc<Engine>, id: OpId, op: &'static str, output: Option<Lent>) -> Self {
+        Self { engine: Arc::clone(engine), id: Some(id), op, output }
+    }
+
+    fn end(&mut self, ended: Ended) -> Result<OpInfo, CollectiveError> {
+        if let Some(mut output) = self.output.take() {
+            output.take_result(&ended);
+        }
+        result_of(self.op, ended)
     }
 
     /// Nobody waits for it for now: the library's thread takes over.
@@ -95,7 +106,8 @@ impl RawPending {
     pub fn wait(mut self) -> Result<OpInfo, CollectiveError> {
         // Taken out once, here: the handle is consumed.
         let Some(id) = self.id.take() else { unreachable!("a handle has an op until it is waited for") };
-        result_of(self.op, self.engine.wait_for(id))
+        let ended = self.engine.wait_for(id);
+        self.end(ended)
     }
 
     /// Waits for the op, at most for so long; gives the handle back if it has not ended by then.
@@ -104,7 +116,7 @@ impl RawPending {
         match self.engine.wait_until(id, Instant::now() + time) {
             Some(ended) => {
                 self.id = None;
-                Ok(result_of(self.op, ended))
+                Ok(self.end(ended))
             }
             None => Err(self),
         }

@@ -2,9 +2,15 @@
 
 use std::ffi::c_void;
 
-use pccl::{Class, Collective, CollectiveError, Communicator, OpInfo, RawOp, RawPending};
+use pccl::{
+    Class, Collective, CollectiveError, Communicator, OpInfo, Quantization, RawOp, RawPending,
+    quantization_of,
+};
 
-use crate::abi::{pcclAsyncReduceOp_t, pcclComm_t, pcclReduceDescriptor_t, pcclReduceInfo_t, pcclResult_t};
+use crate::abi::{
+    pcclAsyncReduceOp_t, pcclComm_t, pcclQuantizationOptions_t, pcclReduceDescriptor_t, pcclReduceInfo_t,
+    pcclResult_t,
+};
 use crate::boundary::{self, Failure, Outcome};
 use crate::communicator::{self, Comm, connected, lock};
 use crate::convert::{self, bytes_of, data_type, number, put, reduce_op};
@@ -49,6 +55,15 @@ pub(crate) fn check_memory(raw: &RawOp) -> Outcome {
     Ok(())
 }
 
+fn quantization(options: pcclQuantizationOptions_t) -> Outcome<Option<Quantization>> {
+    let algorithm = number(options.algorithm);
+    if algorithm == 0 {
+        // The other field may be anything then.
+        return Ok(None);
+    }
+    quantization_of(data_type(options.quantized_datatype)?, algorithm).map_err(Failure::argument)
+}
+
 /// Starts the op that a descriptor describes.
 ///
 /// # Safety
@@ -61,13 +76,7 @@ pub(crate) unsafe fn start(
 ) -> Outcome<RawPending> {
     let dtype = data_type(descriptor.src_descriptor.datatype)?;
     let op = reduce_op(descriptor.op)?;
-    match number(descriptor.quantization_options.algorithm) {
-        0 => {}
-        1 | 2 => return Err(Failure::argument("this version does not quantize: use pcclQuantNone")),
-        other => {
-            return Err(Failure::argument(format!("{other} is no pcclQuantizationAlgorithm_t (0 to 2)")));
-        }
-    }
+    let quantization = quantization(descriptor.quantization_options)?;
     if descriptor.count == 0 {
         return Err(Failure::argument("count is 0"));
     }
@@ -86,7 +95,7 @@ pub(crate) unsafe fn start(
     if connected.ended().is_none() && connected.world_size() < 2 {
         return Err(too_few());
     }
-    let call = comm.call(descriptor.tag).op(op);
+    let call = comm.call(descriptor.tag).op(op).quantized(quantization);
     // SAFETY: not null, apart or the same, and valid as the caller promises.
     unsafe { connected.start_raw(&raw, &call) }.map_err(|e| op_failure(&e))
 }

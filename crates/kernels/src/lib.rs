@@ -40,6 +40,10 @@
 //!
 //! See [`hash`].
 //!
+//! # Quantization
+//!
+//! See [`quantize`].
+//!
 //! [`Sum`]: ReduceOp::Sum
 //! [`Avg`]: ReduceOp::Avg
 //! [`Prod`]: ReduceOp::Prod
@@ -48,6 +52,7 @@
 
 pub mod hash;
 mod kind;
+pub mod quantize;
 mod reduce;
 pub mod scalar;
 

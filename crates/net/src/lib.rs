@@ -9,6 +9,7 @@ pub mod fault;
 mod listen;
 mod net;
 mod security;
+mod send;
 mod tcp_info;
 mod waiter;
 

@@ -11,6 +11,7 @@ use pccl_proto::ids::{ConnId, Time};
 use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
 
+use crate::send::send;
 use crate::waiter::{FIRST_CONN, LISTENER, UDP, Waiter};
 use guarded::{Guard, Guards};
 
@@ -435,7 +436,7 @@ impl Net {
             if slices.is_empty() {
                 return;
             }
-            match socket.stream.write_vectored(&slices) {
+            match send(&socket.stream, &slices) {
                 Ok(n) => {
                     if let Some(metrics) = &self.metrics {
                         metrics.add_bytes(n as u64, 0, Instant::now());

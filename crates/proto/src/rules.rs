@@ -3,7 +3,6 @@
 //! Everybody else has the default, and cannot have anything else: the feature `sim` is for the simulator alone.
 
 use crate::execute::Cut;
-use crate::vocabulary::DataType;
 
 /// A rule of the protocol whose absence the simulator must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,9 +94,9 @@ impl Rules {
     }
 
     /// Smaller pieces, if they shall be.
-    pub(crate) fn limit(&self, cut: Cut, dtype: DataType) -> Cut {
-        let elements = self.piece_bytes / dtype.size_bytes() as u64;
-        Cut { piece_elements: cut.piece_elements.min(elements), ..cut }
+    pub(crate) fn limit(&self, cut: Cut, unit_bytes: u64) -> Cut {
+        let units = (self.piece_bytes / unit_bytes).max(1);
+        Cut { piece_units: cut.piece_units.min(units), ..cut }
     }
 
     /// Whether a rule is in force.

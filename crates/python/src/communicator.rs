@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use pccl::{
-    Call, Class, Collective, DataType, Options, RawOp, RawTensor, ReduceOp, ResultCode, Settings, Strategy,
-    SyncError, VoteError,
+    Call, Class, Collective, DataType, Options, Quantization, RawOp, RawTensor, ReduceOp, ResultCode,
+    Settings, Strategy, SyncError, VoteError,
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -66,6 +66,27 @@ fn interruptible<T: Send + 'static>(
             return Err(signal);
         }
     }
+}
+
+/// What the package asks for: codes, and memory (address, bytes) that `keep` owns.
+#[derive(FromPyObject)]
+struct Request {
+    collective: u8,
+    dtype: u8,
+    count: usize,
+    input: (usize, usize),
+    output: (usize, usize),
+    keep: Py<PyAny>,
+    root: u32,
+    op: u8,
+    tag: u64,
+    quantization: Option<(u8, u8)>,
+}
+
+fn quantized(py: Python<'_>, (integer, algorithm): (u8, u8)) -> PyResult<Option<Quantization>> {
+    let wrong = |why: &str| argument(py, "all_reduce", why);
+    let integer = DataType::from_code(integer).ok_or_else(|| wrong("unknown type to quantize to"))?;
+    pccl::quantization_of(integer, algorithm.into()).map_err(|why| wrong(&why))
 }
 
 fn vote_error(py: Python<'_>, vote: &str, error: &VoteError) -> PyErr {
@@ -183,44 +204,18 @@ impl Communicator {
         self.vote(py, "optimize_topology", pccl::Communicator::optimize_topology)
     }
 
-    /// Starts an op on memory that `keep` owns.
-    #[expect(clippy::too_many_arguments, reason = "called from the package only")]
-    fn start(
-        &self,
-        py: Python<'_>,
-        collective: u8,
-        dtype: u8,
-        count: usize,
-        root: u32,
-        input: (usize, usize),
-        output: (usize, usize),
-        op: u8,
-        tag: u64,
-        keep: Py<PyAny>,
-    ) -> PyResult<Pending> {
+    /// Starts an op.
+    fn start(&self, py: Python<'_>, what: Request) -> PyResult<Pending> {
         let comm = self.connected(py, "all_reduce")?;
-        let started = self.begin(py, &comm, collective, dtype, count, root, input, output, op, tag, keep)?;
+        let started = self.begin(py, &comm, what)?;
         started.op.hand_over();
         Ok(Pending::new(started, comm, Arc::clone(&self.orphans)))
     }
 
-    /// Runs an op on memory that `keep` owns.
-    #[expect(clippy::too_many_arguments, reason = "called from the package only")]
-    fn run(
-        &self,
-        py: Python<'_>,
-        collective: u8,
-        dtype: u8,
-        count: usize,
-        root: u32,
-        input: (usize, usize),
-        output: (usize, usize),
-        op: u8,
-        tag: u64,
-        keep: Py<PyAny>,
-    ) -> PyResult<Info> {
+    /// Runs an op.
+    fn run(&self, py: Python<'_>, what: Request) -> PyResult<Info> {
         let comm = self.connected(py, "all_reduce")?;
-        let started = self.begin(py, &comm, collective, dtype, count, root, input, output, op, tag, keep)?;
+        let started = self.begin(py, &comm, what)?;
         wait(py, started, &comm, &self.orphans)
     }
 
@@ -260,43 +255,30 @@ impl Communicator {
 }
 
 impl Communicator {
-    #[expect(clippy::too_many_arguments, reason = "what `start` and `run` have in common")]
-    fn begin(
-        &self,
-        py: Python<'_>,
-        comm: &pccl::Communicator,
-        collective: u8,
-        dtype: u8,
-        count: usize,
-        root: u32,
-        input: (usize, usize),
-        output: (usize, usize),
-        op: u8,
-        tag: u64,
-        keep: Py<PyAny>,
-    ) -> PyResult<InFlight> {
+    fn begin(&self, py: Python<'_>, comm: &pccl::Communicator, what: Request) -> PyResult<InFlight> {
         let known = |name: &str| argument(py, "all_reduce", &format!("unknown {name}"));
         let raw = RawOp {
-            collective: Collective::from_code(collective).ok_or_else(|| known("collective"))?,
-            dtype: DataType::from_code(dtype).ok_or_else(|| known("element type"))?,
-            count,
-            root,
-            input: input.0 as *const u8,
-            input_bytes: input.1,
-            output: output.0 as *mut u8,
-            output_bytes: output.1,
+            collective: Collective::from_code(what.collective).ok_or_else(|| known("collective"))?,
+            dtype: DataType::from_code(what.dtype).ok_or_else(|| known("element type"))?,
+            count: what.count,
+            root: what.root,
+            input: what.input.0 as *const u8,
+            input_bytes: what.input.1,
+            output: what.output.0 as *mut u8,
+            output_bytes: what.output.1,
         };
         reap(&self.orphans);
         if raw.collective == Collective::AllReduce && comm.ended().is_none() && comm.world_size() < 2 {
             let text = "the peer group has fewer than 2 members: wait for others, and let them in by update_topology()";
             return Err(raise(py, "all_reduce", ResultCode::TooFewPeers, Class::Retry, text));
         }
-        let op = ReduceOp::from_code(op).ok_or_else(|| known("operator"))?;
-        let call = Call { tag, op, ..self.call };
+        let reduce = ReduceOp::from_code(what.op).ok_or_else(|| known("operator"))?;
+        let how = what.quantization.map(|how| quantized(py, how)).transpose()?.flatten();
+        let call = Call { tag: what.tag, op: reduce, ..self.call }.quantized(how);
         // SAFETY: the package gives addresses of objects that `keep` holds, writable ones for the output, checked not to
         // overlap; `InFlight` keeps them until the op has ended.
         let started = unsafe { comm.start_raw(&raw, &call) };
-        Ok(InFlight { op: started.map_err(|e| op_error(py, &e))?, keep })
+        Ok(InFlight { op: started.map_err(|e| op_error(py, &e))?, keep: what.keep })
     }
 }
 

@@ -81,6 +81,46 @@ def tensors():
     comm.close()
 
 
+def quantized():
+    """Off by half a step for each contribution and for the sum at most, and the same bits everywhere."""
+    import torch
+
+    comm = joined()
+    for dtype, rounding in (("float32", 0), ("float64", 0), ("float16", 2e-3), ("bfloat16", 1e-2)):
+        for integer, levels in (("UINT8", 255), ("INT8", 255), ("UINT16", 65535), ("INT16", 65535)):
+            for algorithm in (pccl.QuantizationAlgorithm.MIN_MAX, pccl.QuantizationAlgorithm.ZERO_POINT_SCALE):
+                how = pccl.QuantizationOptions(pccl.DataType[integer], algorithm)
+                ramp = torch.sin(torch.arange(5000, dtype=torch.float64)) * 10 - 11
+                mine = ((INDEX + 1) * ramp).to(getattr(torch, dtype))
+                out = torch.zeros_like(mine)
+                info = comm.all_reduce(mine, out, op=pccl.ReduceOp.AVG, quantization_options=how)
+                assert info.local_world_size == WORLD
+                step = 21 * WORLD / levels
+                off = (out.to(torch.float64) - total(ramp) / WORLD).abs().max()
+                assert off <= step + 21 * WORLD * rounding + 1e-4, (dtype, integer, algorithm, off, step)
+                raw = out.contiguous().view(torch.uint8) if out.element_size() == 1 else out.view(torch.int16)
+                extremes = (low := raw.clone()), (high := raw.clone())
+                comm.all_reduce(low, op=pccl.ReduceOp.MIN)
+                comm.all_reduce(high, op=pccl.ReduceOp.MAX)
+                assert torch.equal(*extremes), "the same bits everywhere"
+    plain = comm.all_reduce(np.ones(100_000, dtype=np.float32)).tx_bytes
+    less = comm.all_reduce(np.ones(100_000, dtype=np.float32), quantization_options=pccl.QuantizationOptions())
+    assert less.tx_bytes < plain / 3
+    handle = comm.all_reduce_async(x := np.ones(10), quantization_options=pccl.QuantizationOptions())
+    assert handle.wait()[0] and (x == WORLD).all()
+    for wrong in (
+        pccl.QuantizationOptions(pccl.DataType.UINT8 if INDEX else pccl.DataType.UINT16),
+        pccl.QuantizationOptions(pccl.DataType.FLOAT),
+    ):
+        x = np.arange(7, dtype=np.float32)
+        try:
+            comm.all_reduce(x, quantization_options=wrong)
+            raise AssertionError("peers that differ agree")
+        except pccl.FatalError as error:
+            assert error.result is pccl.Result.INVALID_ARGUMENT and (x == np.arange(7)).all()
+    comm.close()
+
+
 def collectives():
     comm = joined()
     data = np.full(10, comm.rank, dtype=np.int32)

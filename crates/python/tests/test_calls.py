@@ -20,8 +20,6 @@ def test_errors_name_code_class_and_reason(alone):
         alone.connect()
     with pytest.raises(pccl.PCCLError):
         alone.optimize_topology()
-    quantized = pccl.QuantizationOptions(pccl.DataType.UINT8, pccl.QuantizationAlgorithm.MIN_MAX)
-    assert quantized.algorithm is pccl.QuantizationAlgorithm.MIN_MAX
 
 
 def test_without_a_connection_every_call_says_so():

@@ -10,14 +10,23 @@ import pytest
 
 @pytest.mark.parametrize(
     "name, world",
-    [("tensors", 2), ("tensors", 3), ("collectives", 3), ("asynchronous", 2), ("shared_state", 4), ("data_parallel", 3)],
+    [
+        ("tensors", 2),
+        ("tensors", 3),
+        ("collectives", 3),
+        ("quantized", 2),
+        ("quantized", 3),
+        ("asynchronous", 2),
+        ("shared_state", 4),
+        ("data_parallel", 3),
+    ],
 )
 def test_peers_agree(crew, name, world):
     for peer in crew(name, world):
         peer.succeeds()
 
 
-@pytest.mark.parametrize("name", ["diloco", "diloco_delayed"])
+@pytest.mark.parametrize("name", ["diloco", "diloco_delayed", "diloco_quantized"])
 def test_training_goes_on_when_a_peer_is_killed(crew, name):
     *survivors, lost = crew(name, 3)
     for peer in survivors:

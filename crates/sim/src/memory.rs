@@ -1,8 +1,9 @@
 //! The callers' buffers, and the real kernels behind the protocol's trait.
 
 use pccl_kernels as kernels;
-use pccl_proto::execute::{Kernels, OpMemory};
-use pccl_proto::vocabulary::{DataType, ReduceOp};
+use pccl_kernels::quantize::Format;
+use pccl_proto::execute::{Kernels, OpMemory, Quantized};
+use pccl_proto::vocabulary::{DataType, Quantization, ReduceOp};
 
 /// Bytes of an output that nobody may write keep this value.
 pub(crate) const UNTOUCHED: u8 = 0xAA;
@@ -82,4 +83,12 @@ impl Kernels for Arithmetic {
     fn finalize(&self, d: DataType, op: ReduceOp, acc: &mut [u8], world: u32) {
         kernels::finalize(dtype(d), operator(op), acc, world);
     }
+    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
+        format(what.dtype, what.quantization).reduce(operator(what.op), parts, dst);
+    }
+}
+
+/// The shipped quantization.
+pub(crate) fn format(d: DataType, quantization: Quantization) -> Format {
+    Format::from_codes(d.code(), quantization.code()).unwrap_or_else(|| unreachable!("{d} is not quantized"))
 }

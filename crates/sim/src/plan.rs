@@ -288,6 +288,7 @@ impl Plan {
             count: if collective == Collective::Barrier { 0 } else { count },
             root: 0,
             algorithm: pick(r, &algorithms),
+            quantization: None,
         };
         let in_place = matches!(collective, Collective::AllReduce | Collective::Broadcast) && chance(r, 60);
         let stubborn = (self.mismatches && chance(r, 4)).then(|| r.below(self.peers as u64) as usize);

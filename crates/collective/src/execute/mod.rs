@@ -18,7 +18,7 @@ mod tests;
 pub use backup::Backup;
 
 use crate::schedule::{Chunk, Place, Rank, Schedule, Side, Step};
-use crate::vocabulary::{DataType, Fingerprint, ReduceOp};
+use crate::vocabulary::{DataType, Fingerprint, Quantization, ReduceOp};
 
 /// Most tensor bytes of a frame: no piece is longer, and a call that ends waits for no more than that.
 pub const MAX_DATA_BYTES: usize = 256 << 10;
@@ -33,6 +33,19 @@ pub trait Kernels {
     fn fold_left(&self, dtype: DataType, op: ReduceOp, a: &[u8], acc: &mut [u8]);
     /// Turns the reduction of `world` operands into the result (divides an average).
     fn finalize(&self, dtype: DataType, op: ReduceOp, acc: &mut [u8], world: u32);
+    /// Reduces quantized blocks: the contributions of all members, in the order of ranks, to the quantized result.
+    fn reduce_quantized(&self, as_what: Quantized, dst: &mut [u8], parts: &[&[u8]]);
+}
+
+/// What quantized blocks stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantized {
+    /// How they are made.
+    pub quantization: Quantization,
+    /// The elements that they were made of.
+    pub dtype: DataType,
+    /// How those are combined; an average is divided by the number of parts.
+    pub op: ReduceOp,
 }
 
 /// The caller's buffers of an op.
@@ -117,10 +130,12 @@ struct Early {
 /// An attempt on its way.
 pub struct Execution {
     schedule: Schedule,
+    quantized: Option<Quantized>,
+    unit_bytes: usize,
     dtype: DataType,
     op: ReduceOp,
     world: u32,
-    piece_elements: u64,
+    piece_units: u64,
     window: u32,
     /// Index of each chunk's first piece in `pieces`.
     first_piece: Vec<u32>,
@@ -142,8 +157,8 @@ pub struct Execution {
 /// How an attempt is cut up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Elements of a piece.
-    pub piece_elements: u64,
+    /// Elements, or quantized blocks, of a piece.
+    pub piece_units: u64,
     /// Pieces of a chunk that are on their way at once.
     pub window: u32,
 }
@@ -155,10 +170,10 @@ const MIN_PIECE_BYTES: u64 = 64 << 10;
 /// next is on its way, of one frame each, and as many of them on their way as fit into `ring_chunk_size` bytes over all
 /// chunks.
 pub fn cut(f: &Fingerprint, world: u32, ring_chunk_size: u64) -> Cut {
-    let half_block = (f.bytes() / u64::from(world.max(1))).div_ceil(2).next_multiple_of(4096);
+    let half_block = (f.travelling_bytes() / u64::from(world.max(1))).div_ceil(2).next_multiple_of(4096);
     let piece_bytes = half_block.clamp(MIN_PIECE_BYTES, MAX_DATA_BYTES as u64);
     let window = ring_chunk_size / (piece_bytes * u64::from(world.max(1)));
-    Cut { piece_elements: piece_bytes / f.dtype.size_bytes() as u64, window: window.clamp(2, 8) as u32 }
+    Cut { piece_units: piece_bytes / f.unit_bytes(), window: window.clamp(2, 8) as u32 }
 }
 
 impl Execution {
@@ -168,7 +183,7 @@ impl Execution {
         let (mut total, mut longest) = (0u32, 0u32);
         for chunk in &schedule.chunks {
             first_piece.push(total);
-            let n = chunk.len.div_ceil(cut.piece_elements) as u32;
+            let n = chunk.len.div_ceil(cut.piece_units) as u32;
             total += n;
             longest = longest.max(n);
         }
@@ -176,7 +191,7 @@ impl Execution {
         let mut pieces = vec![PieceState::default(); total as usize];
         let mut open = 0;
         for (chunk, first) in schedule.chunks.iter().zip(&first_piece) {
-            let n = chunk.len.div_ceil(cut.piece_elements) as u32;
+            let n = chunk.len.div_ceil(cut.piece_units) as u32;
             for index in 0..n {
                 if chunk.steps.is_empty() {
                     pieces[(first + index) as usize].started = true;
@@ -187,11 +202,14 @@ impl Execution {
             }
         }
         let early_limit = (cut.window as usize + 1) * 2 * (world as usize + 1) + 64;
+        let of = |quantization| Quantized { quantization, dtype: f.dtype, op: f.op };
         Self {
+            quantized: f.quantization.map(of),
+            unit_bytes: f.unit_bytes() as usize,
             dtype: f.dtype,
             op: f.op,
             world,
-            piece_elements: cut.piece_elements,
+            piece_units: cut.piece_units,
             window: cut.window,
             first_piece,
             pieces,
@@ -320,7 +338,7 @@ impl Execution {
                 state.pc = at.step + 1;
             }
             Some(data) => {
-                if self.is_next(at) {
+                if self.quantized.is_none() && self.is_next(at) {
                     self.fold(at, &data, mem, k);
                     self.free.push(data);
                 } else {
@@ -360,7 +378,7 @@ impl Execution {
     }
 
     fn piece_count(&self, chunk: u32) -> u32 {
-        self.schedule.chunks[chunk as usize].len.div_ceil(self.piece_elements) as u32
+        self.schedule.chunks[chunk as usize].len.div_ceil(self.piece_units) as u32
     }
 
     fn state(&self, p: PieceId) -> PieceState {
@@ -374,28 +392,27 @@ impl Execution {
     /// Bytes of a piece in a place: first byte and length.
     fn range(&self, p: PieceId, place: Place) -> (usize, usize) {
         let chunk = &self.schedule.chunks[p.chunk as usize];
-        let size = self.dtype.size_bytes() as u64;
-        let first = u64::from(p.index) * self.piece_elements;
-        let elements = self.piece_elements.min(chunk.len - first);
+        let size = self.unit_bytes as u64;
+        let first = u64::from(p.index) * self.piece_units;
+        let units = self.piece_units.min(chunk.len - first);
         let base = match place {
             Place::Input => chunk.input,
             Place::Output => chunk.output,
             Place::Scratch(_) => 0,
         };
-        (((base + first) * size) as usize, (elements * size) as usize)
+        (((base + first) * size) as usize, (units * size) as usize)
     }
 
     fn wire_offset(&self, p: PieceId) -> u64 {
         let chunk = &self.schedule.chunks[p.chunk as usize];
-        (chunk.start + u64::from(p.index) * self.piece_elements) * self.dtype.size_bytes() as u64
+        (chunk.start + u64::from(p.index) * self.piece_units) * self.unit_bytes as u64
     }
 
     fn locate(&self, offset: u64, len: u32) -> Result<PieceId, Unexpected> {
-        let size = self.dtype.size_bytes() as u64;
-        let element = offset / size;
-        let after = self.schedule.chunks.partition_point(|c| c.start <= element && c.len > 0);
+        let unit = offset / self.unit_bytes as u64;
+        let after = self.schedule.chunks.partition_point(|c| c.start <= unit && c.len > 0);
         let chunk = after.checked_sub(1).ok_or(Unexpected("offset outside the tensor"))?;
-        let index = (element - self.schedule.chunks[chunk].start) / self.piece_elements;
+        let index = (unit - self.schedule.chunks[chunk].start) / self.piece_units;
         if index >= u64::from(self.piece_count(chunk as u32)) {
             return Err(Unexpected("offset outside the tensor"));
         }
@@ -449,6 +466,11 @@ impl Execution {
                     let frame =
                         |to: &Rank| OutFrame { to: *to, phase: *phase, offset, len, piece, place: *from };
                     self.out.extend(to.iter().map(frame));
+                }
+                Step::Fold { .. } if self.quantized.is_some() => {
+                    if !self.fold_at_once(piece, mem, k) {
+                        return;
+                    }
                 }
                 Step::Fold { from, .. } => {
                     let from = from[self.state(piece).folded as usize];
@@ -525,9 +547,42 @@ impl Execution {
         let chunk: &Chunk = &self.schedule.chunks[piece.chunk as usize];
         let mut buffer = std::mem::take(&mut self.scratch[k]);
         if buffer.is_empty() {
-            buffer = vec![0; chunk.len as usize * self.dtype.size_bytes()];
+            buffer = vec![0; chunk.len as usize * self.unit_bytes];
         }
         buffer
+    }
+
+    /// Adds quantized contributions as soon as all of them are there: a sum on its way would have to be quantized again.
+    fn fold_at_once<M: OpMemory, K: Kernels>(&mut self, piece: PieceId, mem: &mut M, k: &K) -> bool {
+        let step = self.state(piece).pc;
+        let (Step::Fold { from, .. }, Some(what)) =
+            (&self.schedule.chunks[piece.chunk as usize].steps[step as usize], self.quantized)
+        else {
+            return true;
+        };
+        let is_one = |e: &Early| e.at.piece == piece && e.at.step == step;
+        if self.early.iter().filter(|e| is_one(e)).count() < from.len() {
+            return false;
+        }
+        let own_rank = (0..self.world).find(|r| !from.contains(r)).unwrap_or(self.world) as usize;
+        let (mut parts, rest): (Vec<Early>, Vec<Early>) = self.early.drain(..).partition(is_one);
+        self.early = rest;
+        parts.sort_by_key(|e| e.at.from);
+        self.keep(piece, mem);
+        let (own, len) = self.range(piece, Place::Input);
+        let (into, _) = self.range(piece, Place::Output);
+        let mut all: Vec<&[u8]> = parts.iter().map(|e| &*e.data).collect();
+        if mem.in_place() {
+            let own = mem.input()[own..own + len].to_vec();
+            all.insert(own_rank, &own);
+            k.reduce_quantized(what, &mut mem.output_mut()[into..into + len], &all);
+        } else {
+            let (input, output) = mem.split();
+            all.insert(own_rank, &input[own..own + len]);
+            k.reduce_quantized(what, &mut output[into..into + len], &all);
+        }
+        self.free.extend(parts.into_iter().map(|e| e.data));
+        true
     }
 
     fn fold<M: OpMemory, K: Kernels>(&mut self, at: Expected, data: &[u8], mem: &mut M, k: &K) {

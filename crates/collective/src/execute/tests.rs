@@ -33,6 +33,18 @@ impl Kernels for Wrapping {
             }
         }
     }
+    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
+        assert_eq!((what.dtype, what.op), (DataType::F32, ReduceOp::Sum));
+        for (i, d) in dst.chunks_exact_mut(4).enumerate() {
+            let word = |p: &&[u8]| u32::from_ne_bytes([p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]]);
+            d.copy_from_slice(&in_order(parts.iter().map(word)).to_ne_bytes());
+        }
+    }
+}
+
+/// Depends on the order of its operands.
+fn in_order(words: impl Iterator<Item = u32>) -> u32 {
+    words.fold(0, |acc: u32, w| acc.wrapping_mul(31).wrapping_add(w))
 }
 
 enum Mem {
@@ -77,8 +89,9 @@ struct World {
 impl World {
     fn new(f: &Fingerprint, algorithm: Algorithm, world: u32, in_place: bool, cut: Cut, seed: u64) -> Self {
         let peers = (0..world).map(|rank| {
-            let input: Vec<u8> = (0..f.count).flat_map(|i| element(rank, i).to_ne_bytes()).collect();
-            let out_bytes = output_len(f, world, rank) as usize * 4;
+            let input: Vec<u8> =
+                (0..f.travelling_bytes() / 4).flat_map(|i| element(rank, i).to_ne_bytes()).collect();
+            let out_bytes = (output_len(f, world, rank) * f.unit_bytes()) as usize;
             let backup = in_place.then(|| Backup::for_len(None, out_bytes));
             let mem = if in_place { Mem::InPlace(input) } else { Mem::Apart(input, vec![0xAA; out_bytes]) };
             (Execution::new(schedule(f, algorithm, world, rank), f, world, cut, backup), mem)
@@ -132,10 +145,10 @@ impl World {
 }
 
 fn fingerprint(collective: Collective, count: u64, op: ReduceOp) -> Fingerprint {
-    Fingerprint { collective, dtype: DataType::U32, op, count, root: 0, algorithm: None }
+    Fingerprint { collective, dtype: DataType::U32, op, count, root: 0, algorithm: None, quantization: None }
 }
 
-const SMALL: Cut = Cut { piece_elements: 5, window: 2 };
+const SMALL: Cut = Cut { piece_units: 5, window: 2 };
 
 fn expected(f: &Fingerprint, world: u32, rank: Rank) -> Vec<u32> {
     let sum = |i| (0..world).fold(0u32, |s, r| s.wrapping_add(element(r, i)));
@@ -182,6 +195,35 @@ fn every_collective_in_any_order_of_delivery() {
                             assert_eq!(got, expected(&f, world, rank as u32), "{f} by {algorithm}");
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_contributions_are_reduced_once_in_the_order_of_ranks() {
+    let mut seed = 0;
+    for world in 1..=6 {
+        for algorithm in Algorithm::ALL.iter().copied() {
+            for (count, piece_units) in [(1, 1), (700, 1), (256 * 40 + 1, 3)] {
+                seed += 1;
+                let f = fingerprint(Collective::AllReduce, count, ReduceOp::Sum);
+                let f = Fingerprint { dtype: DataType::F32, quantization: Some(Quantization::MinMaxU8), ..f };
+                let cut = Cut { piece_units, window: 2 };
+                let in_place = seed % 2 == 0;
+                let mut w = World::new(&f, algorithm, world, in_place, cut, seed);
+                while w.step() {}
+                let words_of = f.travelling_bytes() / 4;
+                let sum =
+                    |i| if world == 1 { element(0, i) } else { in_order((0..world).map(|r| element(r, i))) };
+                let expected: Vec<u32> = (0..words_of).map(sum).collect();
+                for (rank, (e, m)) in w.peers.iter_mut().enumerate() {
+                    assert!(e.is_complete(), "{f} by {algorithm}, world {world}, rank {rank}");
+                    assert_eq!(words(m.output()).collect::<Vec<_>>(), expected, "{f} by {algorithm}");
+                    assert!(e.restore(m));
+                    let input: Vec<u32> = (0..words_of).map(|i| element(rank as u32, i)).collect();
+                    assert_eq!(words(m.input()).collect::<Vec<_>>(), input);
                 }
             }
         }

@@ -46,11 +46,12 @@ pub fn choose(f: &Fingerprint, world: u32, links: &LinkModel) -> Algorithm {
     if f.collective != Collective::AllReduce {
         return if world <= DIRECT_LIMIT_PEERS { Algorithm::Direct } else { Algorithm::Ring };
     }
-    let bytes = f.bytes();
+    let bytes = f.travelling_bytes();
+    let owned = f.quantization.is_some();
     let allowed = |a: &Algorithm| match a {
-        Algorithm::Direct => world <= DIRECT_LIMIT_PEERS,
-        Algorithm::Ring => true,
-        Algorithm::Doubling => bytes <= DOUBLING_LIMIT_BYTES,
+        Algorithm::Direct => owned || world <= DIRECT_LIMIT_PEERS,
+        Algorithm::Ring => !owned,
+        Algorithm::Doubling => !owned && bytes <= DOUBLING_LIMIT_BYTES,
         Algorithm::Star => bytes <= STAR_LIMIT_BYTES,
     };
     let cost = |a: &Algorithm| all_reduce_us(*a, bytes, world, links);
@@ -72,6 +73,7 @@ mod tests {
             count: bytes / 4,
             root: 0,
             algorithm: None,
+            quantization: None,
         }
     }
 

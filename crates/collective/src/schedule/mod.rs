@@ -115,35 +115,37 @@ pub fn block_len(count: u64, blocks: u32, i: u32) -> u64 {
     block_start(count, blocks, i + 1) - block_start(count, blocks, i)
 }
 
-/// Elements of the input of `rank`.
+/// Units (elements, or quantized blocks) of the input of `rank`.
 pub fn input_len(f: &Fingerprint, _world: u32, _rank: Rank) -> u64 {
     match f.collective {
         Collective::Barrier => 0,
-        _ => f.count,
+        _ => f.units(),
     }
 }
 
-/// Elements of the output of `rank`.
+/// Units of the output of `rank`.
 pub fn output_len(f: &Fingerprint, world: u32, rank: Rank) -> u64 {
     match f.collective {
         Collective::Barrier => 0,
         Collective::ReduceScatter => block_len(f.count, world, rank),
         Collective::AllGather => f.count.saturating_mul(u64::from(world)),
-        Collective::AllReduce | Collective::Broadcast => f.count,
+        Collective::AllReduce | Collective::Broadcast => f.units(),
     }
 }
 
-/// What `rank` does for an op in a world of `world` peers, by `algorithm` where the collective knows it.
+/// What `rank` does for an op in a world of `world` peers, by `algorithm` where the collective knows it. Quantized sums
+/// cannot be added to on their way, so each chunk of them has an owner, whatever is asked for.
 pub fn schedule(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: Rank) -> Schedule {
     debug_assert!(rank < world);
     let empty = f.count == 0 || f.collective == Collective::Barrier;
     let chunks = match (f.collective, algorithm) {
         _ if empty => Vec::new(),
         _ if world == 1 => vec![alone(f)],
+        (Collective::AllReduce, Algorithm::Star) => direct::star(f.units(), world, rank),
+        (Collective::AllReduce, _) if f.quantization.is_some() => direct::all_reduce(f.units(), world, rank),
         (Collective::AllReduce, Algorithm::Ring) => ring::all_reduce(f.count, world, rank),
         (Collective::AllReduce, Algorithm::Doubling) => doubling::all_reduce(f.count, world, rank),
         (Collective::AllReduce, Algorithm::Direct) => direct::all_reduce(f.count, world, rank),
-        (Collective::AllReduce, Algorithm::Star) => direct::star(f.count, world, rank),
         (Collective::ReduceScatter, _) => direct::reduce_scatter(f.count, world, rank),
         (Collective::AllGather, Algorithm::Ring) => ring::all_gather(f.count, world, rank),
         (Collective::AllGather, _) => direct::all_gather(f.count, world, rank),
@@ -155,7 +157,7 @@ pub fn schedule(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: Rank) -
 
 fn alone(f: &Fingerprint) -> Chunk {
     let copy = Step::Copy { from: Place::Input, to: Place::Output };
-    Chunk { start: 0, len: f.count, input: 0, output: 0, steps: vec![copy] }
+    Chunk { start: 0, len: f.units(), input: 0, output: 0, steps: vec![copy] }
 }
 
 impl Schedule {

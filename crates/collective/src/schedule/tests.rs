@@ -117,7 +117,15 @@ impl World {
 }
 
 fn fingerprint(collective: Collective, count: u64, root: u32) -> Fingerprint {
-    Fingerprint { collective, dtype: DataType::F32, op: ReduceOp::Sum, count, root, algorithm: None }
+    Fingerprint {
+        collective,
+        dtype: DataType::F32,
+        op: ReduceOp::Sum,
+        count,
+        root,
+        algorithm: None,
+        quantization: None,
+    }
 }
 
 fn leaves(expr: &str) -> Vec<u32> {

@@ -5,3 +5,4 @@ mod crew;
 mod every_kind;
 mod many;
 mod mismatch;
+mod quantized;

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SUCCESS = 0, TOO_FEW_PEERS = 5, RANK_CONNECTION_LOST = 8 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 3, TOO_FEW_PEERS = 5, RANK_CONNECTION_LOST = 8 };
 enum { UINT8 = 0, FLOAT32 = 10, FLOAT64 = 11 };
 enum { SUM = 0, AVG = 1, MAX = 3 };
 enum { GLOBAL_WORLD_SIZE = 1, GROUP_WORLD_SIZE = 2, GROUPS = 3, LARGEST_GROUP = 4 };

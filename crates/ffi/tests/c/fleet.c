@@ -98,6 +98,25 @@ static uint32_t blocking(void *comm, float *x, float *before) {
     return info.world;
 }
 
+/* Eight bits for each value: off by a step of the range of each contribution, and of the sum, at most. */
+static void quantized(void *comm, float *in, float *out) {
+    for (int algorithm = 1; algorithm <= 2; algorithm++) {
+        struct reduction r = sum_of(2);
+        struct reduce_info info = {0, 0, 0};
+        int ended;
+        r.quantized = UINT8;
+        r.algorithm = algorithm;
+        fill(in, 0);
+        while ((ended = pcclAllReduce(in, out, &r, comm, &info)) == RANK_CONNECTION_LOST) printf("cut\n");
+        CHECK(ended == SUCCESS);
+        int sum = (int)(info.world * (info.world + 1) / 2);
+        for (size_t i = 0; i < COUNT; i++) CHECK(fabsf(out[i] - (float)(sum * (int)(i % 7 + 1))) <= 2 * 7 * sum / 255.0f);
+        CHECK(info.sent < COUNT * sizeof *in);
+        r.quantized = FLOAT32;
+        CHECK(pcclAllReduce(in, out, &r, comm, &info) == INVALID_ARGUMENT);
+    }
+}
+
 static void asynchronous(void *comm, float *in[], float *out[]) {
     struct handle handles[MANY];
     struct reduction r[MANY];
@@ -160,6 +179,7 @@ int main(int argc, char **argv) {
     synchronize(comm, weights, 40);
     for (int step = 0; missing < 3; step++) {
         missing += blocking(comm, x[0], before) < (uint32_t)peers;
+        quantized(comm, x[0], y[0]);
         asynchronous(comm, x, y);
         many(comm, x);
         printf("step %d\n", step);

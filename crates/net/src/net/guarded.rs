@@ -1,7 +1,7 @@
 //! Connections with something between socket and machine. The machine hears of one once the other side is known.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use pccl_proto::record::StoreRequest;
 
 use super::{Net, READS_PER_TURN, reason, token, tune};
 use crate::security::{BROKEN_OFF, Beats, Channel, Reason, Refused, Security};
+use crate::send::send;
 
 /// How long the other side may take until it is known. Many peers that connect to a busy master at the same moment wait
 /// for each other.
@@ -91,7 +92,7 @@ impl Guard {
             self.channel.seal_close();
         }
         while self.channel.has_outgoing() {
-            match stream.write_vectored(&self.channel.outgoing()) {
+            match send(stream, &self.channel.outgoing()) {
                 Ok(n) => self.channel.written(n),
                 Err(_) => return,
             }
@@ -359,7 +360,7 @@ impl Net {
             let Some(socket) = self.sockets.get_mut(&conn) else { return };
             let Some(guard) = socket.guard.as_mut().filter(|_| socket.writable) else { return };
             while guard.channel.has_outgoing() {
-                match socket.stream.write_vectored(&guard.channel.outgoing()) {
+                match send(&socket.stream, &guard.channel.outgoing()) {
                     Ok(n) => {
                         if let Some(metrics) = &self.metrics {
                             metrics.add_bytes(n as u64, 0, Instant::now());

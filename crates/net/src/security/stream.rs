@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use super::{Channel, Security};
+use crate::send::send;
 
 /// A connection to a master that blocks, with or without security.
 pub struct SecureStream {
@@ -47,7 +48,7 @@ impl SecureStream {
     fn flush_sealed(&mut self) -> io::Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         while channel.has_outgoing() {
-            let n = self.stream.write_vectored(&channel.outgoing())?;
+            let n = send(&self.stream, &channel.outgoing())?;
             channel.written(n);
         }
         Ok(())

@@ -61,7 +61,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn grant_attempt(&mut self, name: AttemptName) {
         let Some(op) = self.ops.get(&name.tag) else { return };
         let Some(attempt) = &op.attempt else { return };
-        let size = op.fingerprint.dtype.size_bytes() as u64;
+        let size = op.fingerprint.unit_bytes();
         let Some(view) = &self.view else { return };
         let mut to = Vec::new();
         for (rank, member) in view.members.iter().enumerate() {

@@ -120,9 +120,8 @@ pub enum StartError {
 
 /// Whether an op's buffers are as long as it needs them in this world.
 fn fits<M: OpMemory>(f: &Fingerprint, world: u32, rank: u32, memory: &M) -> Result<(), StartError> {
-    let size = f.dtype.size_bytes() as u64;
-    let check = |elements: u64, have: usize| {
-        let (needed, have) = (elements.saturating_mul(size), have as u64);
+    let check = |units: u64, have: usize| {
+        let (needed, have) = (units.saturating_mul(f.unit_bytes()), have as u64);
         if have < needed { Err(StartError::BufferTooSmall { needed, have }) } else { Ok(()) }
     };
     check(input_len(f, world, rank), memory.input().len())?;
@@ -232,7 +231,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             plan,
             &f,
             world,
-            self.rules.limit(cut(&f, world, self.settings.ring_chunk_size), f.dtype),
+            self.rules.limit(cut(&f, world, self.settings.ring_chunk_size), f.unit_bytes()),
             backup,
         );
         execution.start(&mut op.memory, &self.kernels);

@@ -24,7 +24,7 @@ pub struct Progress {
 impl<M: OpMemory, K: Kernels> Peer<M, K> {
     /// Where this peer stands.
     pub fn progress(&self) -> Progress {
-        let bytes = |op: &Op<M>| op.fingerprint.count * op.fingerprint.dtype.size_bytes() as u64;
+        let bytes = |op: &Op<M>| op.fingerprint.travelling_bytes();
         Progress {
             op_bytes: self.ops.values().map(bytes).sum(),
             sent_bytes: self.ops.values().map(|op| op.sent_bytes).sum(),
