@@ -105,9 +105,9 @@ def quantized():
                 assert torch.equal(*extremes), "the same bits everywhere"
     plain = comm.all_reduce(np.ones(100_000, dtype=np.float32)).tx_bytes
     less = comm.all_reduce(np.ones(100_000, dtype=np.float32), quantization_options=pccl.QuantizationOptions())
-    assert less.tx_bytes < plain / 3
+    assert less.tx_bytes < plain / 2
     handle = comm.all_reduce_async(x := np.ones(10), quantization_options=pccl.QuantizationOptions())
-    assert handle.wait()[0] and (x == WORLD).all()
+    assert handle.wait()[0] and abs(x - WORLD).max() < 1e-6, x
     for wrong in (
         pccl.QuantizationOptions(pccl.DataType.UINT8 if INDEX else pccl.DataType.UINT16),
         pccl.QuantizationOptions(pccl.DataType.FLOAT),
