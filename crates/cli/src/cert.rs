@@ -85,18 +85,7 @@ fn failed(why: impl std::fmt::Display) -> CliError {
 }
 
 fn init(args: &InitArgs) -> Result<(), CliError> {
-    // Two authorities must not look alike.
-    let number = getrandom::u32().map_err(failed)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, format!("PCCL fleet {number:08x}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid(&mut params, args.days);
-    let key = KeyPair::generate().map_err(failed)?;
-    let certificate = params.self_signed(&key).map_err(failed)?;
-    fs::create_dir_all(&args.dir).map_err(|error| unwritable(&args.dir, &error))?;
-    let (cert_path, key_path) = (args.dir.join(CA_CERT), args.dir.join(CA_KEY));
-    write_pair((&cert_path, &certificate.pem()), (&key_path, &key.serialize_pem()))?;
+    let (cert_path, key_path) = make_authority(&args.dir, args.days)?;
     output::print(&[
         format!("{}: the authority, network.tls.ca_file of every process", cert_path.display()),
         format!("{}: its key; keep it where no process of the fleet can read it", key_path.display()),
@@ -104,34 +93,25 @@ fn init(args: &InitArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-fn issue(args: &IssueArgs) -> Result<(), CliError> {
-    let (ca_cert, ca_key) = (read(&args.dir.join(CA_CERT))?, read(&args.dir.join(CA_KEY))?);
-    let unusable = |error: rcgen::Error| {
-        CliError::new(Exit::Input, format!("failed to use the authority in {}: {error}", args.dir.display()))
-            .hint("`pccl cert init` makes another one, in another folder")
-    };
-    let issuer = KeyPair::from_pem(&ca_key).and_then(|key| Issuer::from_ca_cert_pem(&ca_cert, key));
-    let issuer = issuer.map_err(unusable)?;
-    let first = args.names.first().map_or("", String::as_str);
-    let mut params = CertificateParams::new(args.names.clone()).map_err(|error| {
-        CliError::new(
-            Exit::Usage,
-            format!("failed to understand the names {}: {error}", args.names.join(", ")),
-        )
-        .hint("give DNS names and IP addresses")
-    })?;
-    params.distinguished_name.push(DnType::CommonName, first);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // Every process listens and connects.
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    valid(&mut params, args.days);
+/// Makes an authority in a folder: its certificate and its key.
+pub(crate) fn make_authority(dir: &Path, days: u32) -> Result<(PathBuf, PathBuf), CliError> {
+    // Two authorities must not look alike.
+    let number = getrandom::u32().map_err(failed)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, format!("PCCL fleet {number:08x}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid(&mut params, days);
     let key = KeyPair::generate().map_err(failed)?;
-    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
-    let stem = first.replace(['/', ':', '*'], "_");
-    let (cert_path, key_path) = (args.dir.join(format!("{stem}.crt")), args.dir.join(format!("{stem}.key")));
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    fs::create_dir_all(dir).map_err(|error| unwritable(dir, &error))?;
+    let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
     write_pair((&cert_path, &certificate.pem()), (&key_path, &key.serialize_pem()))?;
+    Ok((cert_path, key_path))
+}
+
+fn issue(args: &IssueArgs) -> Result<(), CliError> {
+    let (cert_path, key_path) = make_certificate(&args.dir, &args.names, args.days)?;
     let show = |path: &Path| path.display().to_string();
     output::print(&[
         "network:".to_owned(),
@@ -141,6 +121,39 @@ fn issue(args: &IssueArgs) -> Result<(), CliError> {
         format!("    ca_file: {}", show(&args.dir.join(CA_CERT))),
     ]);
     Ok(())
+}
+
+/// Makes a certificate for these names by the authority in a folder, into the same folder: it and its key.
+pub(crate) fn make_certificate(
+    dir: &Path,
+    names: &[String],
+    days: u32,
+) -> Result<(PathBuf, PathBuf), CliError> {
+    let (ca_cert, ca_key) = (read(&dir.join(CA_CERT))?, read(&dir.join(CA_KEY))?);
+    let unusable = |error: rcgen::Error| {
+        CliError::new(Exit::Input, format!("failed to use the authority in {}: {error}", dir.display()))
+            .hint("`pccl cert init` makes another one, in another folder")
+    };
+    let issuer = KeyPair::from_pem(&ca_key).and_then(|key| Issuer::from_ca_cert_pem(&ca_cert, key));
+    let issuer = issuer.map_err(unusable)?;
+    let first = names.first().map_or("", String::as_str);
+    let mut params = CertificateParams::new(names.to_vec()).map_err(|error| {
+        CliError::new(Exit::Usage, format!("failed to understand the names {}: {error}", names.join(", ")))
+            .hint("give DNS names and IP addresses")
+    })?;
+    params.distinguished_name.push(DnType::CommonName, first);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // Every process listens and connects.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    valid(&mut params, days);
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+    let stem = first.replace(['/', ':', '*'], "_");
+    let (cert_path, key_path) = (dir.join(format!("{stem}.crt")), dir.join(format!("{stem}.key")));
+    write_pair((&cert_path, &certificate.pem()), (&key_path, &key.serialize_pem()))?;
+    Ok((cert_path, key_path))
 }
 
 fn valid(params: &mut CertificateParams, days: u32) {

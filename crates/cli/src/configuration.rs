@@ -143,7 +143,9 @@ fn property(key: &Key) -> Value {
         }
         KeyKind::Bool => json!({ "anyOf": [{ "type": "boolean" }, reference()] }),
         KeyKind::Choice(names) => json!({ "anyOf": [{ "enum": either_case(names) }, reference()] }),
-        KeyKind::Hosts => json!({ "type": ["string", "array"], "items": { "type": "string" } }),
+        KeyKind::Hosts | KeyKind::Networks => {
+            json!({ "type": ["string", "array"], "items": { "type": "string" } })
+        }
         KeyKind::Ports => json!({ "type": ["string", "integer"] }),
         _ => json!({ "type": "string" }),
     };

@@ -1,7 +1,7 @@
 //! `pccl master`: the coordination service.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use crate::bench;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
@@ -57,6 +58,10 @@ pub(crate) struct MasterArgs {
     /// Started by another pccl: orders on standard input, reports on standard output
     #[arg(long, hide = true)]
     supervised: bool,
+
+    /// With the certificates in this folder, where another pccl has made them
+    #[arg(long, hide = true)]
+    certificates: Option<PathBuf>,
 }
 
 /// Who shall lead: for maintenance. Taken by a master from its own host only.
@@ -118,8 +123,8 @@ enum MasterEvent {
 enum NoOrder {}
 
 /// The arguments of a master that another pccl starts.
-fn supervised_args(heartbeat_timeout_ms: u32) -> Vec<String> {
-    [
+fn supervised_args(heartbeat_timeout_ms: u32, certificates: Option<&Path>) -> Vec<String> {
+    let mut args = [
         "master",
         "--supervised",
         "--listen",
@@ -128,12 +133,18 @@ fn supervised_args(heartbeat_timeout_ms: u32) -> Vec<String> {
         &heartbeat_timeout_ms.to_string(),
     ]
     .map(str::to_owned)
-    .to_vec()
+    .to_vec();
+    args.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
+    args
 }
 
 /// Starts a master and waits until it listens.
-pub(crate) fn start(crew: &mut Crew, heartbeat_timeout_ms: u32) -> Result<(Id, SocketAddr), CliError> {
-    let master = crew.spawn("the master", &supervised_args(heartbeat_timeout_ms))?;
+pub(crate) fn start(
+    crew: &mut Crew,
+    heartbeat_timeout_ms: u32,
+    certificates: Option<&Path>,
+) -> Result<(Id, SocketAddr), CliError> {
+    let master = crew.spawn("the master", &supervised_args(heartbeat_timeout_ms, certificates))?;
     let why = match crew.next(PATIENCE) {
         Some(Happening::Line(_, line)) => match serde_json::from_str(&line) {
             Ok(MasterEvent::Listening { addr }) => return Ok((master, addr)),
@@ -164,7 +175,10 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
         (config, metrics)
     };
     let mut options = options(args, &config)?;
-    options.security = settings::security(&config)?;
+    options.security = match &args.certificates {
+        Some(folder) => Some(bench::security(folder)?),
+        None => settings::security(&config)?,
+    };
     options.metrics = metrics.as_ref().map(|(metrics, _)| metrics.clone());
     let server = Arc::new(Server::start(options).map_err(|error| start_error(&error))?);
     stop_on_signals(Arc::clone(&server))?;

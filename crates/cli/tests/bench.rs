@@ -55,3 +55,15 @@ fn a_person_gets_a_table() {
     let cells: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(cells[..5], ["2", "4KiB", "1024", "f32", "sum"]);
 }
+
+#[test]
+fn what_tls_costs_is_measured_beside_the_bare_cipher() {
+    let output = run(&["bench", "--tls", "--peers", "2", "--bytes", "64KiB", "--iters", "5", "--json"]);
+    succeeded(&output);
+    let rows = objects(&output);
+    let [row] = &rows[..] else { panic!("one row: {rows:?}") };
+    for figure in ["plain_s", "tls_s", "cipher_s"] {
+        assert!(row[figure].as_f64().is_some_and(|s| s > 0.0), "{figure}: {row}");
+    }
+    assert!(row["ratio"].is_f64() && row["peers"] == 2 && row["bytes"] == 65_536, "{row}");
+}

@@ -300,6 +300,29 @@ fn a_secret_without_tls_guards_too() {
     rounds(&mut workers, 2);
 }
 
+#[test]
+fn only_allowed_networks_are_listened_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |networks: &str, log: &str| {
+        let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
+        command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__ALLOWED_NETWORKS", networks);
+        let mut master = Part::start(command, folder.path().join(log));
+        let line = master.running.line_with("listening on ");
+        let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+        (master, addr)
+    };
+    let (_open, addr) = start("10.0.0.0/8,127.0.0.0/8", "open.log");
+    succeeded(&run(&["status", "--master", &addr]));
+    let (shut, addr) = start("10.0.0.0/8, 2001:db8::/32", "shut.log");
+    for _ in 0..3 {
+        refused(&run(&["status", "--master", &addr]), 4, &[&addr]);
+    }
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    udp.send_to(b"a beat", &addr).expect("sent");
+    until("the refusals", || (shut.refusals("network") >= 4).then_some(()));
+    assert_eq!(shut.said("network"), 1, "{}", shut.log());
+}
+
 /// Passes on what comes to a port, connections and datagrams; every datagram twice, and once with a bit spoiled.
 fn relay(master_port: u16) -> u16 {
     let (tcp, udp) = loop {

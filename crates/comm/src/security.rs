@@ -29,10 +29,11 @@ pub fn security(config: &Config) -> Result<Option<Security>, ConfiguredError> {
         (None, Some(path)) => Some(secret_of(config, path)?),
         (None, None) => None,
     };
-    if files.is_none() && secret.is_none() {
+    let allowed_networks = config.network.allowed_networks.clone();
+    if files.is_none() && secret.is_none() && allowed_networks.is_empty() {
         return Ok(None);
     }
-    let security = Security::new(SecurityOptions { tls: files, secret });
+    let security = Security::new(SecurityOptions { tls: files, secret, allowed_networks });
     security.map(Some).map_err(|error| refuse(config, "network.tls.cert_file", error.to_string()))
 }
 

@@ -342,6 +342,7 @@ fn expected(key: &Key) -> String {
         KeyKind::Bool => "true or false".to_owned(),
         KeyKind::Choice(names) => format!("one of {}", names.join(", ")),
         KeyKind::Hosts => "a host or a list of hosts".to_owned(),
+        KeyKind::Networks => "a network or a list of networks".to_owned(),
         KeyKind::Host => "a host".to_owned(),
         KeyKind::Ports => "a range of ports such as \"7118-7150\"".to_owned(),
         KeyKind::Address => "an address such as \":9090\"".to_owned(),

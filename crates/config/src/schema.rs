@@ -25,6 +25,8 @@ pub enum KeyKind {
     Hosts,
     /// One host with or without a port.
     Host,
+    /// One network or a list of them.
+    Networks,
     /// `first-last`, or one port.
     Ports,
     /// `:port`, `host:port` or `off`.
@@ -157,6 +159,12 @@ static KEYS: &[Key] = &[
     key("network.bind_address", KeyKind::Text, "", "The local address or interface to use."),
     key("network.site", KeyKind::Text, "", "The name of the place; peers of one site are near each other.")
         .short("PCCL_SITE"),
+    key(
+        "network.allowed_networks",
+        KeyKind::Networks,
+        "",
+        "Networks that connections and heartbeats are taken from; everywhere if none is given.",
+    ),
     flag(
         "network.tls.enabled",
         "false",

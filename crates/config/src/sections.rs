@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::values::{HostPort, LogLevel, MetricsAddress, PortRange, Recovery, Secret, StoreKind};
@@ -27,6 +28,8 @@ pub struct NetworkConfig {
     pub bind_address: Option<String>,
     /// The name of the place.
     pub site: Option<String>,
+    /// Where connections and heartbeats are taken from; empty for everywhere.
+    pub allowed_networks: Vec<IpNet>,
     /// TLS on TCP connections.
     pub tls: TlsConfig,
 }
@@ -128,6 +131,7 @@ impl Default for NetworkConfig {
             advertise_address: None,
             bind_address: None,
             site: None,
+            allowed_networks: Vec::new(),
             tls: TlsConfig::default(),
         }
     }

@@ -1,5 +1,7 @@
 //! Reading the sections, and the rules between settings.
 
+use ipnet::IpNet;
+
 use super::Config;
 use super::error::{ConfigError, ConfigErrorKind as Kind, Problem};
 use super::reader::Reader;
@@ -26,6 +28,7 @@ impl NetworkConfig {
         })?;
         reader.text("network.bind_address", &mut self.bind_address, name)?;
         reader.text("network.site", &mut self.site, name)?;
+        reader.list("network.allowed_networks", &mut self.allowed_networks, network)?;
         self.tls.read(reader)
     }
 
@@ -215,6 +218,13 @@ fn is_url_list(text: &str, schemes: &[&str], many: bool) -> bool {
         schemes.iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
     };
     if many { text.split(',').all(|url| good(url.trim())) } else { good(text) }
+}
+
+/// `10.0.0.0/8`, `2001:db8::/32`, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = |_| text.parse::<core::net::IpAddr>().map(IpNet::from);
+    let net = text.parse::<IpNet>().or_else(one);
+    net.map(|net| net.trunc()).map_err(|_| "must be networks such as 10.0.0.0/8 or 2001:db8::/32".to_owned())
 }
 
 /// The name of a site or an interface.

@@ -11,6 +11,7 @@ use pccl_proto::ids::{ConnId, Time};
 use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
 
+use crate::security::Security;
 use crate::send::send;
 use crate::waiter::{FIRST_CONN, LISTENER, UDP, Waiter};
 use guarded::{Guard, Guards};
@@ -46,6 +47,8 @@ pub struct Net {
     accept_again: Option<Instant>,
     metrics: Option<Metrics>,
     guards: Option<Guards>,
+    /// Says from where anything is taken at all.
+    doorkeeper: Option<Security>,
 }
 
 fn token(conn: ConnId) -> Token {
@@ -64,6 +67,7 @@ impl Net {
             accept_again: None,
             metrics: None,
             guards: None,
+            doorkeeper: None,
         }
     }
 
@@ -216,6 +220,9 @@ impl Net {
     }
 
     fn accepted<M: Machine>(&mut self, machine: &mut M, stream: mio::net::TcpStream, from: SocketAddr) {
+        if self.doorkeeper.as_ref().is_some_and(|security| !security.admits(from)) {
+            return;
+        }
         if self.guards.is_some() {
             return self.accepted_stranger(stream, from);
         }
@@ -258,6 +265,7 @@ impl Net {
         loop {
             let Some(udp) = &self.udp else { return };
             match udp.recv_from(&mut buffer) {
+                Ok((_, from)) if self.doorkeeper.as_ref().is_some_and(|s| !s.admits(from)) => {}
                 Ok((n, from)) => match &mut self.guards {
                     None => machine.handle_datagram(self.now(), from, &buffer[..n]),
                     Some(guards) => {

@@ -3,16 +3,20 @@
 mod pattern;
 mod peer;
 mod row;
+mod tls;
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pccl::{Algorithm, DataType, ReduceOp};
 
 pub(crate) use peer::{PeerArgs, run_peer};
+pub(crate) use tls::security;
 
 use self::peer::{Measure, PeerEvent};
 use self::row::{Cell, Row, Sample};
+use self::tls::TlsRow;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::master;
@@ -39,6 +43,7 @@ enum Transport {
 #[command(after_help = exit::help(&[
     ("small and large, among 2, 4 and 8 peers", "pccl bench --bytes 4KiB,64MiB"),
     ("every doubling, as objects for a program", "pccl bench --peers 4 --bytes 4KiB..256MiB --json"),
+    ("what TLS costs", "pccl bench --tls --peers 4 --bytes 64MiB"),
     ("another type, operator and algorithm", "pccl bench --dtype bf16 --op max --algorithm ring --in-place"),
 ]))]
 pub(crate) struct BenchArgs {
@@ -74,6 +79,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     iters: Option<u64>,
 
+    /// What TLS adds: each cell with and without it in turns, and the bare cipher for the same bytes
+    #[arg(long)]
+    tls: bool,
+
     /// One JSON object per row instead of a table
     #[arg(long)]
     json: bool,
@@ -82,9 +91,12 @@ pub(crate) struct BenchArgs {
 /// Measures all cells, and fails if a result was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
     check_sizes(args)?;
+    if args.tls {
+        return compare_tls(args);
+    }
     let mut rows = Vec::new();
     for &peers in &args.peers {
-        let mut crew = PeerCrew::start(args, peers)?;
+        let mut crew = PeerCrew::start(args, peers, None)?;
         for &bytes in &args.bytes.0 {
             let cell = Cell { peers, bytes, dtype: args.dtype, op: args.op, in_place: args.in_place };
             let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
@@ -97,6 +109,37 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
         output::print(&row::table(&rows));
     }
     let wrong: u64 = rows.iter().map(|row| row.wrong).sum();
+    if wrong > 0 {
+        return Err(CliError::new(Exit::Failed, format!("failed to reduce: {wrong} elements are wrong")));
+    }
+    Ok(Exit::Success)
+}
+
+fn compare_tls(args: &BenchArgs) -> Result<Exit, CliError> {
+    let folder = tempfile::tempdir().map_err(|e| CliError::system("make a folder for certificates", &e))?;
+    tls::make(folder.path())?;
+    let mut wrong = 0;
+    for &peers in &args.peers {
+        let mut plain = PeerCrew::start(args, peers, None)?;
+        let mut guarded = PeerCrew::start(args, peers, Some(folder.path()))?;
+        for &bytes in &args.bytes.0 {
+            let cell = Cell { peers, bytes, dtype: args.dtype, op: args.op, in_place: args.in_place };
+            let (mut without, mut with) = (Vec::new(), Vec::new());
+            for _ in 0..tls::TURNS {
+                for (crew, times) in [(&mut plain, &mut without), (&mut guarded, &mut with)] {
+                    let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
+                    times.push(row.median_s);
+                    wrong += row.wrong;
+                }
+            }
+            let row = TlsRow::new(peers, bytes, without, with)?;
+            if args.json {
+                crate::processes::say(&row);
+            } else {
+                output::print(&[row.line()]);
+            }
+        }
+    }
     if wrong > 0 {
         return Err(CliError::new(Exit::Failed, format!("failed to reduce: {wrong} elements are wrong")));
     }
@@ -144,12 +187,13 @@ struct PeerCrew {
 
 impl PeerCrew {
     /// Starts a master and the peers, and waits until all are members.
-    fn start(args: &BenchArgs, peers: u32) -> Result<Self, CliError> {
+    fn start(args: &BenchArgs, peers: u32, certificates: Option<&Path>) -> Result<Self, CliError> {
         // The library has one way today: over TCP.
         let (Transport::Tcp | Transport::Auto) = args.transport;
         let mut crew = Crew::new()?;
-        let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS)?;
-        let line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
+        let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS, certificates)?;
+        let mut line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
+        line.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
         let peers = (0..peers).map(|number| crew.spawn(format!("peer {number}"), &line));
         let peers = peers.collect::<Result<Vec<Id>, CliError>>()?;
         let mut all = Self { crew, peers };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub(crate) struct PeerArgs {
     algorithm: Option<Algorithm>,
     #[arg(long)]
     in_place: bool,
+    #[arg(long)]
+    certificates: Option<PathBuf>,
 }
 
 impl PeerArgs {
@@ -96,7 +99,10 @@ pub(crate) fn run_peer(args: &PeerArgs) -> Result<Exit, CliError> {
     processes::follow(move |order: Measure| {
         let _ = sender.send(order);
     });
-    let options = Options::new(args.master.to_string()).ports(Ports::Any);
+    let mut options = Options::new(args.master.to_string()).ports(Ports::Any);
+    if let Some(folder) = &args.certificates {
+        options = options.security(super::security(folder)?);
+    }
     let comm = Communicator::connect(&options)?;
     gather(&comm, args.peers)?;
     processes::say(&PeerEvent::Ready);

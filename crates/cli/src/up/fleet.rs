@@ -73,7 +73,7 @@ impl Fleet {
         // Read here first: one clear error, not one of each worker.
         let model = args.model.source().model()?;
         let mut crew = Crew::new()?;
-        let (master, master_addr) = master::start(&mut crew, args.heartbeat_timeout_ms)?;
+        let (master, master_addr) = master::start(&mut crew, args.heartbeat_timeout_ms, None)?;
         let mut fleet = Self {
             crew,
             master,

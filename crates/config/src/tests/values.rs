@@ -109,6 +109,19 @@ fn metrics_may_be_unset_off_or_somewhere() {
 }
 
 #[test]
+fn networks_are_one_or_a_list() {
+    let networks = |text: &str| {
+        let config = read(&format!("network: {{ allowed_networks: {text} }}"));
+        config.map(|c| c.network.allowed_networks.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(networks("10.1.2.3/8").unwrap(), ["10.0.0.0/8"]);
+    assert_eq!(networks("['10.0.0.7', '2001:db8::/32']").unwrap(), ["10.0.0.7/32", "2001:db8::/32"]);
+    for bad in ["everywhere", "10.0.0.0/33", "10.0.0.0/8/8"] {
+        assert_eq!(networks(bad).unwrap_err().kind(), ConfigErrorKind::OutOfRange, "{bad}");
+    }
+}
+
+#[test]
 fn security_is_on_when_its_material_is_given() {
     assert!(read_with("", &[("PCCL_AUTH_SECRET", "correct horse battery")]).unwrap().auth.enabled);
     assert!(!read("auth: { enabled: false, secret: correct-horse-battery }").unwrap().auth.enabled);

@@ -194,7 +194,7 @@ impl Server {
         let last_status = Arc::new(Mutex::new(Status::default()));
         let (questions, asked) = mpsc::channel();
         let active = Arc::new(AtomicBool::new(false));
-        let guarded = options.security.is_some();
+        let guarded = options.security.as_ref().is_some_and(Security::guards);
         if let Some(security) = options.security {
             if let Some(metrics) = &options.metrics {
                 security.set_metrics(metrics.clone());

@@ -103,6 +103,7 @@ impl Guard {
 impl Net {
     /// From now on every connection is guarded as asked for, if anything is asked for.
     pub fn set_security(&mut self, security: Security) {
+        self.doorkeeper = Some(security.clone());
         self.guards = security.guards().then(|| Guards {
             security,
             beats: Beats::default(),

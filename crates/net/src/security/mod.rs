@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use pccl_observe::Metrics;
 use rustls::pki_types::ServerName;
 
@@ -40,6 +41,8 @@ pub struct SecurityOptions {
     pub tls: Option<TlsFiles>,
     /// The secret that every process of the run must have.
     pub secret: Option<SharedSecret>,
+    /// Where connections and datagrams are taken from; empty for everywhere.
+    pub allowed_networks: Vec<IpNet>,
 }
 
 /// The security of a program. Clones share everything.
@@ -49,6 +52,7 @@ pub struct Security(Arc<Shared>);
 struct Shared {
     tls: Option<Mutex<Tls>>,
     secret: Option<SharedSecret>,
+    allowed_networks: Vec<IpNet>,
     /// The masters by address, for the names in their certificates.
     masters: Mutex<BTreeMap<SocketAddr, String>>,
     refusals: Mutex<Refusals>,
@@ -65,6 +69,7 @@ impl Security {
         Ok(Self(Arc::new(Shared {
             tls,
             secret: options.secret,
+            allowed_networks: options.allowed_networks,
             masters: Mutex::default(),
             refusals: Mutex::default(),
         })))
@@ -73,6 +78,18 @@ impl Security {
     /// Whether connections are guarded at all.
     pub fn guards(&self) -> bool {
         self.0.tls.is_some() || self.0.secret.is_some()
+    }
+
+    /// Whether anything is taken from this address at all; if not, that is counted and said.
+    pub(crate) fn admits(&self, from: SocketAddr) -> bool {
+        let ip = from.ip().to_canonical();
+        let networks = &self.0.allowed_networks;
+        let admits = networks.is_empty() || networks.iter().any(|network| network.contains(&ip));
+        if !admits {
+            let why = "its address is in none of network.allowed_networks";
+            self.note(&Refused::new(Reason::Network, why), from);
+        }
+        admits
     }
 
     /// Counts refusals here.
