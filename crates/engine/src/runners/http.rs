@@ -2,6 +2,7 @@
 //! no secret stands in a process list.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use pccl_deploy::classify::classify;
 use pccl_deploy::compare::Comparison;
@@ -32,11 +33,11 @@ pub(crate) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), 
         }
     }
     settings.headers(context, &action.headers)?;
-    let (status, answer) = settings.send(context)?;
+    let Answer { status, retry_after, body: answer } = settings.send(context)?;
     let expected =
         if action.status.is_empty() { (200..300).contains(&status) } else { action.status.contains(&status) };
     if !expected {
-        return Err(refused(status, &answer));
+        return Err(refused(status, retry_after, &answer));
     }
     if let Some(text) = action.contains.as_ref().filter(|text| !answer.contains(text.as_str())) {
         return Err(Cause::Failed {
@@ -67,9 +68,9 @@ pub(crate) fn query(action: &PrometheusAction, context: &Context<'_>) -> Result<
     settings.flag("get");
     settings.set("data-urlencode", &format!("query={}", action.query));
     settings.headers(context, &action.headers)?;
-    let (status, answer) = settings.send(context)?;
+    let Answer { status, retry_after, body: answer } = settings.send(context)?;
     if status != 200 {
-        return Err(refused(status, &answer));
+        return Err(refused(status, retry_after, &answer));
     }
     let tree: Value = serde_json::from_str(&answer)
         .map_err(|e| Cause::Failed { what: format!("the answer is no JSON: {e}: {}", short(&answer)) })?;
@@ -105,9 +106,9 @@ fn fits(found: &Value, expected: &Value) -> bool {
     }
 }
 
-fn refused(status: u16, answer: &str) -> Cause {
+fn refused(status: u16, retry_after: Option<Duration>, answer: &str) -> Cause {
     match status {
-        429 => Cause::Throttled { retry_after: None },
+        429 => Cause::Throttled { retry_after },
         500.. => Cause::Server { what: format!("HTTP {status}: {}", short(answer)) },
         _ => Cause::Failed { what: format!("HTTP {status}: {}", short(answer)) },
     }
@@ -115,6 +116,14 @@ fn refused(status: u16, answer: &str) -> Cause {
 
 fn short(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+/// What a server said.
+struct Answer {
+    status: u16,
+    /// What it asked to wait.
+    retry_after: Option<Duration>,
+    body: String,
 }
 
 /// Settings of `curl`, one a line.
@@ -128,7 +137,7 @@ impl Settings {
             this.flag(flag);
         }
         this.set("max-time", &SECONDS.to_string());
-        this.set("write-out", "\\n%{http_code}\\n");
+        this.set("write-out", "\\n%{http_code} %header{retry-after}\\n");
         this
     }
 
@@ -157,8 +166,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Status and body of the answer.
-    fn send(self, context: &Context<'_>) -> Result<(u16, String), Cause> {
+    /// Asks, and reads the answer.
+    fn send(self, context: &Context<'_>) -> Result<Answer, Cause> {
         let line = ["curl", "--config", "-"].map(str::to_owned).into();
         let mut program = context.program(line, None, &std::collections::BTreeMap::new())?;
         program.input = Some(self.0);
@@ -177,10 +186,12 @@ impl Settings {
             return Err(Cause::Server { what });
         }
         let trimmed = output.trim_end();
-        let (body, status) = trimmed.rsplit_once('\n').unwrap_or(("", trimmed));
-        let status =
-            status.trim().parse().map_err(|_| Cause::Server { what: "curl told no status".to_owned() })?;
-        Ok((status, body.to_owned()))
+        let (body, last) = trimmed.rsplit_once('\n').unwrap_or(("", trimmed));
+        let (status, asked) = last.trim().split_once(' ').unwrap_or((last.trim(), ""));
+        let status = status.parse().map_err(|_| Cause::Server { what: "curl told no status".to_owned() })?;
+        // An older curl does not know the header's name, and a date instead of seconds is not read.
+        let retry_after = asked.trim().parse().ok().map(Duration::from_secs);
+        Ok(Answer { status, retry_after, body: body.to_owned() })
     }
 }
 
