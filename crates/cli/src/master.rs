@@ -219,6 +219,7 @@ fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError
     if let Some(timeout) = args.heartbeat_timeout_ms {
         options.settings.heartbeat_timeout_ms = timeout;
     }
+    options.advertise = settings::advertised(config, (listen.port() != 0).then_some(listen.port()))?;
     options.store = store(args, config);
     options.lease_ms = u32::try_from(config.store.lease_ms).unwrap_or(u32::MAX);
     if args.standby && options.store == StoreChoice::Memory {

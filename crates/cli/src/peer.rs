@@ -1,6 +1,6 @@
 //! How a peer that is started by hand finds its master: options of `pccl worker` and `pccl average`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -59,7 +59,7 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
     if network.bind_address.is_some() {
         options = options.bind(bind_ip(config)?);
     }
-    if let Some(advertise) = advertised(args, config)? {
+    if let Some(advertise) = advertised(args.advertise, config)? {
         options = options.advertise(advertise);
     }
     if let Some(security) = settings::security(config)? {
@@ -72,21 +72,10 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
 }
 
 /// Where the others reach this peer, if somebody says so.
-fn advertised(args: &PeerArgs, config: &Config) -> Result<Option<SocketAddr>, CliError> {
-    let Some(at) = &config.network.advertise_address else {
-        return Ok(args.advertise);
-    };
-    let parsed = at.host.parse::<IpAddr>().ok().zip(at.port).map(SocketAddr::from);
-    match args.advertise.or(parsed) {
+fn advertised(flag: Option<SocketAddr>, config: &Config) -> Result<Option<SocketAddr>, CliError> {
+    match flag {
         Some(addr) => Ok(Some(addr)),
-        None => Err(CliError::new(
-            Exit::Config,
-            format!(
-                "failed to apply the configuration: {}: network.advertise_address is `{at}`, which is no IP address with a port",
-                config.origin("network.advertise_address")
-            ),
-        )
-        .hint("give both, for instance 203.0.113.7:7118, and make network.p2p_ports that one port")),
+        None => settings::advertised(config, None),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -73,6 +74,22 @@ pub(crate) fn security(config: &Config) -> Result<Option<Security>, CliError> {
             "`pccl cert init` and `pccl cert issue` make certificates; docs/security.md has the whole way",
         )
     })
+}
+
+/// Where others reach this process, if the configuration says so; with `port`, if it names none.
+pub(crate) fn advertised(config: &Config, port: Option<u16>) -> Result<Option<SocketAddr>, CliError> {
+    let Some(at) = &config.network.advertise_address else { return Ok(None) };
+    match at.host.parse::<IpAddr>().ok().zip(at.port.or(port)) {
+        Some((ip, port)) => Ok(Some(SocketAddr::new(ip, port))),
+        None => Err(CliError::new(
+            Exit::Config,
+            format!(
+                "failed to apply the configuration: {}: network.advertise_address is `{at}`, which is no IP address with a port",
+                config.origin("network.advertise_address")
+            ),
+        )
+        .hint("give both, for instance 203.0.113.7:7118; a peer's network.p2p_ports is then that one port")),
+    }
 }
 
 /// What the master hands to every peer.
