@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +12,8 @@ use serde_json::Value;
 /// A master that shares the file with others, and its address.
 fn master(store: &Path, more: &[&str]) -> (Running, String) {
     let store = store.display().to_string();
-    let mut command = pccl(&[&["master", "--listen", "127.0.0.1:0", "--store", &store], more].concat());
+    let listen = if more.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    let mut command = pccl(&[&["master", "--store", &store], listen, more].concat());
     command.env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000").env("PCCL_STORE__LEASE_MS", "600");
     let mut master = Running::start(command);
     let line = master.line_with("listening on ");
@@ -101,6 +103,40 @@ fn another_master_takes_over_and_no_worker_notices() {
         assert!(worker.rest().contains("left after round"));
         assert!(worker.child.wait().expect("its end").success());
     }
+}
+
+/// A command that sees other names of hosts.
+fn with_hosts(command: &Command, hosts: &Path) -> Command {
+    let root = std::fs::metadata("/proc/self").expect("itself").uid() == 0;
+    let mut outer = Command::new("unshare");
+    outer.args(if root { &["--mount"][..] } else { &["--user", "--map-root-user", "--mount"] });
+    outer.args(["sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(hosts);
+    outer.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+}
+
+#[test]
+fn a_master_that_moves_is_found_by_its_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (store, hosts) = (dir.path().join("state"), dir.path().join("hosts"));
+    let (one, first) = master(&store, &[]);
+    let (_, port) = first.rsplit_once(':').expect("a port");
+    let moved = format!("127.0.0.2:{port}");
+    let name = |ip| std::fs::write(&hosts, format!("127.0.0.1 localhost\n{ip} master.pccl.test\n"));
+    name("127.0.0.1").expect("a file");
+    let start = |_| Running::start(with_hosts(&worker(&[&format!("master.pccl.test:{port}")]), &hosts));
+    let mut workers: Vec<_> = (0..3).map(start).collect();
+    go_on(&mut workers);
+
+    drop(one);
+    let (_two, second) = master(&store, &["--listen", &moved]);
+    assert_eq!(second, moved);
+    leads(&second);
+    name("127.0.0.2").expect("a file");
+    go_on(&mut workers);
 }
 
 #[test]

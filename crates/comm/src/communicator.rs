@@ -1,6 +1,6 @@
 //! A member of a fleet.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::checkpoint::Checkpointer;
 use crate::engine::{Engine, State, anywhere};
 use crate::error::{ConnectError, VoteError};
 use crate::insight::PeerSource;
+use crate::masters::{Lookout, Masters};
 use crate::options::{Options, Ports};
 
 /// How long a graceful leave may take before the connection is just closed.
@@ -77,7 +78,8 @@ pub struct Communicator {
     _insight: Option<Arc<PeerSource>>,
     options: Options,
     listen: SocketAddr,
-    masters: Vec<SocketAddr>,
+    masters: Arc<Masters>,
+    _lookout: Option<Lookout>,
     /// The process that made it: a child after `fork` must not use our sockets.
     process: u32,
     leaving: Mutex<bool>,
@@ -88,10 +90,10 @@ pub struct Communicator {
 impl Communicator {
     /// Connects to a master and waits until the members let this peer in (at once if there are none).
     pub fn connect(options: &Options) -> Result<Self, ConnectError> {
-        let masters = resolve(options)?;
+        let masters = Arc::new(Masters::find(options)?);
         #[cfg(feature = "checkpoint")]
         let checkpointer = options.checkpoints.as_ref().map(Checkpointer::start).transpose()?;
-        let v6 = masters.first().is_some_and(SocketAddr::is_ipv6);
+        let v6 = masters.known().first().is_some_and(SocketAddr::is_ipv6);
         let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let ip = options.bind.unwrap_or(any);
         let ports = match &options.ports {
@@ -106,19 +108,22 @@ impl Communicator {
         if let (Some(security), Some(metrics)) = (&options.security, &metrics) {
             security.set_metrics(metrics.clone());
         }
-        let comm = |engine: Arc<Engine>| Self {
+        let comm = |engine: Arc<Engine>, lookout| Self {
             _insight: metrics.as_ref().map(|m| PeerSource::watch(&engine, options.group, m)),
             engine,
             options: options.clone(),
             listen,
-            masters: masters.clone(),
+            masters: Arc::clone(&masters),
+            _lookout: lookout,
             process: std::process::id(),
             leaving: Mutex::new(false),
             #[cfg(feature = "checkpoint")]
             checkpointer,
         };
-        let config = peer_config(options, &masters, listen, None)?;
-        let comm = comm(Engine::start(listener, udp, config, metrics.clone(), options.security.clone())?);
+        let config = peer_config(options, masters.known(), listen, None)?;
+        let engine = Engine::start(listener, udp, config, metrics.clone(), options.security.clone())?;
+        let lookout = Lookout::start(&masters, &engine)?;
+        let comm = comm(engine, lookout);
         comm.wait_until_member()?;
         Ok(comm)
     }
@@ -127,7 +132,8 @@ impl Communicator {
     /// Its state must be synchronized before its next op.
     pub fn reconnect(&self) -> Result<(), ConnectError> {
         let ended = self.engine.session();
-        let config = peer_config(&self.options, &self.masters, self.listen, ended)?;
+        self.masters.look_again();
+        let config = peer_config(&self.options, self.masters.known(), self.listen, ended)?;
         self.engine.begin_again(config);
         self.wait_until_member()
     }
@@ -365,33 +371,9 @@ fn metrics(options: &Options) -> Option<Metrics> {
     }
 }
 
-fn resolve(options: &Options) -> Result<Vec<SocketAddr>, ConnectError> {
-    let mut all = Vec::new();
-    for host in &options.masters {
-        let failed = |why: String| ConnectError::Resolve { host: host.clone(), why };
-        let found = host.to_socket_addrs().map_err(|e| failed(e.to_string()))?;
-        let before = all.len();
-        for addr in found {
-            if let Some(security) = &options.security {
-                // Its certificate must be for the name that the user gave.
-                let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
-                security.name_master(addr, name.trim_matches(['[', ']']));
-            }
-            all.push(addr);
-        }
-        if all.len() == before {
-            return Err(failed("it has no address".into()));
-        }
-    }
-    if all.is_empty() {
-        return Err(ConnectError::Resolve { host: String::new(), why: "no master is given".into() });
-    }
-    Ok(all)
-}
-
 fn peer_config(
     options: &Options,
-    masters: &[SocketAddr],
+    masters: Vec<SocketAddr>,
     listen: SocketAddr,
     ended: Option<Session>,
 ) -> Result<PeerConfig, ConnectError> {
@@ -404,7 +386,7 @@ fn peer_config(
         group: PeerGroup(options.group),
         advertised,
         site: options.site.clone(),
-        masters: masters.to_vec(),
+        masters,
         expects: options.expects.clone(),
         ended,
         seed: u64::from_le_bytes(seed),

@@ -83,7 +83,7 @@ pub(crate) struct Engine {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in another thread has not left half a change that matters more than going on.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -32,6 +32,7 @@ mod fault;
 mod insight;
 mod journal;
 mod kernels;
+mod masters;
 mod options;
 mod pending;
 mod quantized;

@@ -509,6 +509,19 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
     }
 
+    /// Whether no master that can decide is heard.
+    pub fn misses_master(&self) -> bool {
+        self.control.lost_since.is_some() && !self.is_ended()
+    }
+
+    /// The masters have moved: they are tried at these addresses from now on. An empty list changes nothing.
+    pub fn set_masters(&mut self, masters: Vec<SocketAddr>) {
+        if !masters.is_empty() {
+            self.config.masters = masters;
+            self.control.master = 0;
+        }
+    }
+
     /// When the last answer of a master was heard, for status and metrics.
     pub fn master_heard(&self) -> Time {
         self.control.heard
