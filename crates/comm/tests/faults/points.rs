@@ -10,10 +10,12 @@ fn reduce(place: &str) -> String {
 
 /// The fleet works, and its results are right.
 fn still_works(fleet: &mut Fleet, mask: u64) {
-    for place in ["in", "out"] {
+    // An op that committed with the lost peer's promise leaves its loss to be noticed by the next one.
+    for (place, most) in [("in", 1), ("out", 0)] {
         fleet.tell(&reduce(place));
         let reply = fleet.agree();
-        assert_eq!((reply.number("mask"), reply.number("recoveries")), (mask, 0), "{reply:?}");
+        assert_eq!(reply.number("mask"), mask, "{reply:?}");
+        assert!(reply.number("recoveries") <= most, "{reply:?}");
     }
 }
 
