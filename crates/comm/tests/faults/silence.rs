@@ -1,5 +1,6 @@
 //! Processes that are stopped, and networks that lose packets without a word.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::fleet::{Fleet, Reply, Setup, namespace};
@@ -114,9 +115,10 @@ fn two_members_that_cannot_reach_each_other_cost_the_younger_one() {
     assert_eq!(expelled.len(), 1, "{replies:?}");
     let reply = was_expelled(expelled[0].clone());
     assert!(reply.text.contains("cannot reach each other"), "the reason names the link: {reply:?}");
-    for survivor in replies.iter().filter(|r| r.ok) {
-        assert_eq!((survivor.number("world"), survivor.number("recoveries")), (3, 1), "{survivor:?}");
-    }
+    // What the expelled one contributed may have reached all who stay: then the op commits with it, for all of them.
+    let survivors = replies.iter().filter(|r| r.ok);
+    let outcomes: BTreeSet<_> = survivors.map(|r| (r.number("world"), r.number("recoveries"))).collect();
+    assert!(outcomes == [(3, 1)].into() || outcomes == [(4, 0)].into(), "{replies:?}");
 }
 
 #[test]
