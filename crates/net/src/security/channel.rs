@@ -16,11 +16,12 @@ use super::refused::{Reason, Refused};
 
 /// Most bytes that somebody may send before it is known who that is: certificate chains of a sensible length.
 const MAX_STRANGER_BYTES: usize = 64 << 10;
-/// Room for what comes, at first and at most.
+/// Room for what comes, at first and at most: what is opened is copied while it is in the cache.
 const MIN_ROOM: usize = 4 << 10;
-const MAX_ROOM: usize = 512 << 10;
-/// Most bytes that are sealed before they are written.
-const SEAL_BYTES: usize = 256 << 10;
+const MAX_ROOM: usize = 128 << 10;
+/// Most bytes that are sealed before they are written. More make the allocator give memory back to the system and fetch it
+/// again all the time: 256 KiB cost a fifth of a large op.
+const SEAL_BYTES: usize = 64 << 10;
 /// Most records of one write.
 const SLICES: usize = 64;
 /// A TLS record with the alert that a connection ends, as one may send it before anything is agreed on.
