@@ -91,8 +91,9 @@ fn hostile_connections_change_nothing() {
     }
 }
 
-/// Strangers cost at most a few hundred descriptors, and a few KiB each.
+/// Strangers cost at most some hundred descriptors (256 that are heard, those that the besiegers hold, and on a busy machine
+/// those whose end nobody has had time to look at), and a few KiB each.
 fn bounded(who: &str, (rss, fds): (u64, u64), (rss_before, fds_before): (u64, u64)) {
-    assert!(fds <= fds_before + 400, "{who}: {fds} open files, {fds_before} before");
+    assert!(fds <= fds_before + 800, "{who}: {fds} open files, {fds_before} before");
     assert!(rss <= rss_before + (32 << 10), "{who}: {rss} KiB, {rss_before} before");
 }
