@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod cloud;
 mod install;
+mod link;
 mod python;
 mod servers;
 mod sim;
@@ -57,6 +58,8 @@ enum Command {
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(bench::BenchArgs),
+    /// Hosts on this machine with links of a given delay, jitter, loss and rate between them
+    Link(link::LinkArgs),
     /// Build the Python package, install it into a fresh environment and test it there
     Python,
     /// Install the program, libpccl.so, its headers and its pkg-config file under a prefix
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Tidy { update } => tidy::run(update),
         Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Link(arguments) => link::run(&arguments),
         Command::Python => Ok(test::python_only()),
         Command::Install(arguments) => install::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ci => Ok(ci::run()),

@@ -21,7 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["master", "comm", "deploy", "engine", "besu", "proto", "observe", "config"]),
     ("cloud", &["deploy"]),
     ("sim", &["proto", "kernels", "deploy"]),
-    ("xtask", &[]),
+    ("link", &[]),
+    ("xtask", &["link"]),
 ];
 
 /// The cores: their tests use nothing of ours.
@@ -31,7 +32,7 @@ const CORES: &[&str] = &["collective", "proto", "config", "kernels", "deploy", "
 pub(super) const PURE: &[&str] = &["collective", "proto", "config", "deploy", "besu"];
 
 /// Rooms that no user gets.
-const NOT_SHIPPED: &[&str] = &["sim", "cloud", "xtask"];
+const NOT_SHIPPED: &[&str] = &["sim", "cloud", "link", "xtask"];
 
 /// Packages that bring a socket, a clock, a thread, a file or entropy. The standard library has them too: `source`
 /// looks for those names. `rand_core` is none of them: it has traits only, and takes entropy from `getrandom`.
@@ -100,7 +101,7 @@ fn forbidden(one: &Crate, dependency: &Dependency, allowed: &[&str], all: &[Crat
         core.then(|| {
             format!("`{}` uses nothing of ours, also in tests: move the test to `sim` or `comm`", one.room)
         })
-    } else if NOT_SHIPPED.contains(&room) {
+    } else if NOT_SHIPPED.contains(&room) && !NOT_SHIPPED.contains(&one.room.as_str()) {
         Some(format!("`{room}` is not shipped: use it in [dev-dependencies] only"))
     } else if !allowed.contains(&room) {
         let may = if allowed.is_empty() { "nothing of ours".to_owned() } else { allowed.join(", ") };
@@ -173,6 +174,8 @@ mod tests {
     fn the_simulator_is_not_shipped() {
         let said = said(room("cli", &[("pccl-sim", false)]));
         assert!(said[0].1.contains("not shipped"), "{}", said[0].1);
+        assert_eq!(self::said(room("xtask", &[("pccl-link", false)])), []);
+        assert_eq!(self::said(room("xtask", &[("pccl-sim", false)]))[0].0, "arrows");
     }
 
     #[test]
