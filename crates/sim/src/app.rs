@@ -188,15 +188,14 @@ impl World {
         let input = if fingerprint.collective == Collective::Barrier {
             Vec::new()
         } else {
-            reference::input(session.id, name.number(), fingerprint.dtype, fingerprint.count)
+            reference::input(session.id, name.number(), &fingerprint)
         };
         // The world may be smaller when the op runs: room for the largest block.
-        let elements = match fingerprint.collective {
+        let units = match fingerprint.collective {
             Collective::ReduceScatter => fingerprint.count,
             _ => output_len(&fingerprint, world, 0),
         };
-        let memory =
-            Memory::new(input.clone(), plan.in_place, elements as usize * fingerprint.dtype.size_bytes());
+        let memory = Memory::new(input.clone(), plan.in_place, (units * fingerprint.unit_bytes()) as usize);
         let tag = plan.tag;
         let root = view.members.get(fingerprint.root as usize).map(|m| m.session).unwrap_or_default();
         let called = Called { name, plan, fingerprint, input, session: session.id, root };

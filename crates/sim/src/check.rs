@@ -193,7 +193,7 @@ impl World {
         }
         let mut output = Self::output_of(memory);
         if called.plan.stubborn.is_none() {
-            let input = |s: &SessionId| reference::input(*s, called.name.number(), f.dtype, f.count);
+            let input = |s: &SessionId| reference::input(*s, called.name.number(), &f);
             let inputs: Vec<Vec<u8>> = members.iter().map(input).collect();
             let expected = reference::result(&f, info.algorithm, &inputs, rank as u32);
             if output.get(..expected.len()) != Some(&expected[..]) {
@@ -210,7 +210,7 @@ impl World {
             }
         } else {
             // In a smaller world than the call began in, what is beyond the result means nothing.
-            let len = output_len(&f, info.world, rank as u32) as usize * f.dtype.size_bytes();
+            let len = (output_len(&f, info.world, rank as u32) * f.unit_bytes()) as usize;
             output = output.get(..len).ok_or("the result is longer than its memory")?;
         }
         if matches!(memory, Memory::Apart { .. }) && !Self::memory_is_unchanged(memory, &called.input) {

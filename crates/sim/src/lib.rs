@@ -24,6 +24,7 @@ mod trace;
 mod world;
 
 pub use hostile::hostile;
+pub use plan::Ending;
 pub use runs::{Outcome, every_end, missed, one_end, run_seed};
 pub use scenario::{Story, Unclear};
 pub use stats::Stats;

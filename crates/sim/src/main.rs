@@ -5,19 +5,19 @@
 //! `--prove [RULE]`: every rule of the protocol is missed when it is switched off, or this one.
 //! `--hostile N`: N runs over a network that spoils bytes, in which nobody may panic.
 //! `--hostile-seed SEED`: one of these, told in full.
-//! `--end PEERS inside|caller PROCESS STEP`: one of these, told in full.
+//! `--end PEERS inside|caller|quantized PROCESS STEP`: one of these, told in full.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 use pccl_proto::rules::Rule;
-use pccl_sim::{Outcome, Stats, Story, every_end, hostile, missed, one_end, run_seed};
+use pccl_sim::{Ending, Outcome, Stats, Story, every_end, hostile, missed, one_end, run_seed};
 
 /// A missing rule must show within so many.
 const MOST_SCHEDULES: u64 = 20_000;
 
-const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller PROCESS STEP | --prove [RULE] | \
+const USAGE: &str = "usage: pccl-sim [SEED] [--runs N] | --ends [STRIDE] | --end PEERS inside|caller|quantized PROCESS STEP | --prove [RULE] | \
      --hostile N | --hostile-seed SEED | --story FILE";
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         [] => Some(tell("seed 1", &run_seed(1, true))),
         ["--ends"] => Some(ends(1)),
         ["--ends", stride] => stride.parse().ok().map(ends),
-        ["--end", peers, recovery, process, step] => one(peers, recovery, process, step),
+        ["--end", peers, ending, process, step] => one(peers, ending, process, step),
         ["--prove"] => Some(prove(Rule::ALL)),
         ["--prove", rule] => {
             let named = |r: &Rule| format!("{r:?}") == rule;
@@ -49,9 +49,9 @@ fn main() -> ExitCode {
     })
 }
 
-fn one(peers: &str, recovery: &str, process: &str, step: &str) -> Option<ExitCode> {
+fn one(peers: &str, ending: &str, process: &str, step: &str) -> Option<ExitCode> {
     let (peers, process, step) = (peers.parse().ok()?, process.parse().ok()?, step.parse().ok()?);
-    Some(tell("this run", &one_end(peers, recovery == "inside", process, step)))
+    Some(tell("this run", &one_end(peers, Ending::parse(ending)?, process, step)))
 }
 
 fn story(file: &str) -> ExitCode {

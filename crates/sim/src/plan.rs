@@ -4,7 +4,7 @@ use pccl_proto::ids::{PeerGroup, Seeded, Tag};
 use pccl_proto::message::VoteKind;
 use pccl_proto::rules::Rule;
 use pccl_proto::settings::{Recovery, RunSettings};
-use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, ReduceOp};
+use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, Quantization, ReduceOp};
 
 use crate::state::Shape;
 use crate::sync::SyncPlan;
@@ -69,10 +69,43 @@ pub(crate) struct Plan {
     pub(crate) simple: bool,
     /// Rounds of a hundred in which the programs synchronize.
     pub(crate) syncs: u64,
+    /// All-reduces of a hundred that are quantized, of those that can be.
+    pub(crate) quantized: u64,
     /// The tensors that they share.
     pub(crate) shape: Shape,
     /// Of a thousand writes, so many are spoiled on their way.
     pub(crate) spoiled_per_mille: u64,
+}
+
+/// The small worlds in which every process ends at every step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Ops recover inside their call.
+    Inside,
+    /// Their callers do it.
+    Caller,
+    /// They recover inside their call, and are quantized where they can be.
+    Quantized,
+}
+
+impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Inside, Self::Caller, Self::Quantized];
+
+    /// By its name: `inside`, `caller`, `quantized`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.to_string() == name)
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Inside => "inside",
+            Self::Caller => "caller",
+            Self::Quantized => "quantized",
+        })
+    }
 }
 
 /// An op of a round.
@@ -142,6 +175,8 @@ impl Plan {
             broken: None,
             simple: false,
             syncs: pick(r, &[0, 10, 10, 40]),
+            // By the seed alone: what the others do stays as it was when they found something.
+            quantized: if seed % 5 == 2 { 40 } else { 0 },
             shape: Self::shape(r),
             spoiled_per_mille: 0,
         }
@@ -203,6 +238,15 @@ impl Plan {
         }
     }
 
+    /// The small world of `peers` peers whose processes end.
+    pub(crate) fn ending(peers: usize, ending: Ending) -> Self {
+        match ending {
+            Ending::Inside => Self::small(peers, Recovery::InsideCall),
+            Ending::Caller => Self::small(peers, Recovery::ByCaller),
+            Ending::Quantized => Self { quantized: 100, ..Self::small(peers, Recovery::InsideCall) },
+        }
+    }
+
     /// A small world without chance: `peers` peers that all-reduce.
     pub(crate) fn small(peers: usize, recovery: Recovery) -> Self {
         Self {
@@ -232,6 +276,7 @@ impl Plan {
             absences: 0,
             simple: true,
             syncs: 0,
+            quantized: 0,
             spoiled_per_mille: 0,
             ..Self::random(1)
         }
@@ -290,9 +335,27 @@ impl Plan {
             algorithm: pick(r, &algorithms),
             quantization: None,
         };
+        let fingerprint = self.quantized(fingerprint, r);
         let in_place = matches!(collective, Collective::AllReduce | Collective::Broadcast) && chance(r, 60);
         let stubborn = (self.mismatches && chance(r, 4)).then(|| r.below(self.peers as u64) as usize);
         OpPlan { tag, fingerprint, in_place, stubborn }
+    }
+}
+
+/// A quantized op has so many more elements: a block takes 256 of them.
+const QUANTIZED_TIMES: u64 = 20;
+
+impl Plan {
+    /// The op as it is, or quantized.
+    fn quantized(&self, mut f: Fingerprint, r: &mut Seeded) -> Fingerprint {
+        let owned = !matches!(f.algorithm, Some(Algorithm::Ring | Algorithm::Doubling));
+        let float = matches!(f.dtype, DataType::F32 | DataType::BF16 | DataType::F64);
+        let may = self.quantized > 0 && f.collective == Collective::AllReduce && owned && float;
+        if may && chance(r, self.quantized) {
+            f.quantization = Some(pick(r, Quantization::ALL));
+            f.count *= QUANTIZED_TIMES;
+        }
+        f
     }
 }
 

@@ -1,14 +1,23 @@
 //! What an op must give: inputs as a function of names, and their reduction written down once more, by hand.
 
-use pccl_proto::execute::Kernels;
+use pccl_proto::execute::{Kernels, Quantized};
 use pccl_proto::ids::{Seeded, SessionId};
 use pccl_proto::schedule::{block_len, block_start};
 use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint};
 
-use crate::memory::Arithmetic;
+use crate::memory::{Arithmetic, format};
 
 /// The input of a peer for an op: the same whenever it is asked for, different for any two names.
-pub(crate) fn input(session: SessionId, op: u64, dtype: DataType, count: u64) -> Vec<u8> {
+/// Of a quantized op it is what travels, whole blocks.
+pub(crate) fn input(session: SessionId, op: u64, f: &Fingerprint) -> Vec<u8> {
+    let elements = elements(session, op, f.dtype, f.count);
+    let Some(quantization) = f.quantization else { return elements };
+    let mut blocks = vec![0; f.travelling_bytes() as usize];
+    format(f.dtype, quantization).encode(&elements, &mut blocks);
+    blocks
+}
+
+fn elements(session: SessionId, op: u64, dtype: DataType, count: u64) -> Vec<u8> {
     let mut random = Seeded::new(session.0.wrapping_mul(0x1000_0000_01b3) ^ op.rotate_left(20));
     let mut bytes = Vec::with_capacity(count as usize * dtype.size_bytes());
     for _ in 0..count {
@@ -40,6 +49,7 @@ pub(crate) fn result(f: &Fingerprint, algorithm: Algorithm, inputs: &[Vec<u8>], 
         Collective::AllGather => inputs.concat(),
         Collective::ReduceScatter => chunk(f, inputs, block(rank), rank),
         Collective::AllReduce if world == 1 => inputs[0].clone(),
+        Collective::AllReduce if f.quantization.is_some() => quantized(f, inputs),
         Collective::AllReduce => match algorithm {
             Algorithm::Direct => (0..world).flat_map(|o| chunk(f, inputs, block(o), o)).collect(),
             Algorithm::Ring => (0..world).flat_map(|o| chunk(f, inputs, block(o), o + 1)).collect(),
@@ -69,6 +79,16 @@ fn fold(f: &Fingerprint, a: &[u8], b: &[u8]) -> Vec<u8> {
     out
 }
 
+/// All contributions at once, in the order of ranks, whoever owns which block.
+fn quantized(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
+    let Some(quantization) = f.quantization else { return Vec::new() };
+    let parts: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut sum = vec![0; inputs[0].len()];
+    let what = Quantized { quantization, dtype: f.dtype, op: f.op };
+    Arithmetic.reduce_quantized(what, &mut sum, &parts);
+    sum
+}
+
 fn doubling(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
     let core = 1 << inputs.len().ilog2();
     let mut level: Vec<Vec<u8>> = (0..core)
@@ -87,10 +107,10 @@ fn doubling(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
 
 /// Tensor bytes that `rank` sends, by the formulas of the algorithms.
 pub(crate) fn sent_bytes(f: &Fingerprint, algorithm: Algorithm, world: u32, rank: u32) -> Option<u64> {
-    let count = f.count;
+    let count = f.units();
     let own = block_len(count, world, rank);
     let others = u64::from(world) - 1;
-    let elements = match (f.collective, algorithm) {
+    let units = match (f.collective, algorithm) {
         _ if world == 1 => 0,
         (Collective::Barrier, _) => 0,
         (Collective::AllReduce, Algorithm::Direct) => count - own + others * own,
@@ -108,5 +128,5 @@ pub(crate) fn sent_bytes(f: &Fingerprint, algorithm: Algorithm, world: u32, rank
         (Collective::AllGather, _) => others * count,
         (Collective::Broadcast, _) => return None,
     };
-    Some(elements * f.dtype.size_bytes() as u64)
+    Some(units * f.unit_bytes())
 }

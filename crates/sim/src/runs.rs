@@ -1,9 +1,8 @@
 //! Runs by seed, and runs in which a process ends at every step.
 
 use pccl_proto::rules::Rule;
-use pccl_proto::settings::Recovery;
 
-use crate::plan::Plan;
+use crate::plan::{Ending, Plan};
 use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::world::{Kill, ProcId, World};
@@ -57,7 +56,7 @@ fn undisturbed(plan: &Plan) -> (u64, Vec<ProcId>) {
     (world.steps, (0..world.procs.len()).collect())
 }
 
-/// A process ends at a step of a small fixed run: `recovery` by the callers or inside their calls.
+/// A process ends at a step of a small fixed run.
 fn killed(plan: &Plan, kill: Kill, traced: bool) -> Outcome {
     let trace = if traced { Trace::on() } else { Trace::default() };
     let mut world = World::new(plan.clone(), trace);
@@ -69,8 +68,8 @@ fn killed(plan: &Plan, kill: Kill, traced: bool) -> Outcome {
 /// Returns the figures, and how each run that went wrong can be named.
 pub fn every_end(peers: usize, stride: u64) -> (Stats, Vec<String>) {
     let (mut total, mut wrong) = (Stats::default(), Vec::new());
-    for recovery in [Recovery::InsideCall, Recovery::ByCaller] {
-        let plan = Plan::small(peers, recovery);
+    for ending in Ending::ALL {
+        let plan = Plan::ending(peers, ending);
         let (steps, procs) = undisturbed(&plan);
         for victim in procs {
             let again = victim == 0;
@@ -80,7 +79,7 @@ pub fn every_end(peers: usize, stride: u64) -> (Stats, Vec<String>) {
                 total.add(&outcome.stats);
                 if let Some(what) = outcome.violation {
                     wrong.push(format!(
-                        "{peers} peers, {recovery:?}, process {victim} ends at step {step}: {what}"
+                        "{peers} peers, {ending}, process {victim} ends at step {step}: {what}"
                     ));
                 }
             }
@@ -90,10 +89,9 @@ pub fn every_end(peers: usize, stride: u64) -> (Stats, Vec<String>) {
 }
 
 /// One of the runs of [`every_end`], told in full.
-pub fn one_end(peers: usize, inside_call: bool, victim: usize, step: u64) -> Outcome {
-    let recovery = if inside_call { Recovery::InsideCall } else { Recovery::ByCaller };
+pub fn one_end(peers: usize, ending: Ending, victim: usize, step: u64) -> Outcome {
     let kill = Kill { step, victim, again: victim == 0 };
-    killed(&Plan::small(peers, recovery), kill, true)
+    killed(&Plan::ending(peers, ending), kill, true)
 }
 
 pub(crate) fn finish(world: &mut World) -> Outcome {
