@@ -310,8 +310,12 @@ impl Communicator {
     }
 
     fn say_goodbye(&self) {
+        if !self.is_ours() {
+            // Another thread of the parent may have held any lock at the moment of the fork.
+            return;
+        }
         let mut left = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *left, true) || self.process != std::process::id() {
+        if std::mem::replace(&mut *left, true) {
             return;
         }
         #[cfg(feature = "checkpoint")]
@@ -360,7 +364,8 @@ fn metrics(options: &Options) -> Option<Metrics> {
         }
     };
     match pccl_observe::endpoint(address.host.as_deref(), address.port) {
-        Ok((metrics, addr)) => {
+        Ok((metrics, addr, socket)) => {
+            pccl_net::not_for_children(socket);
             tracing::info!(target: "pccl::peer", "metrics are served on http://{addr}/metrics");
             Some(metrics)
         }

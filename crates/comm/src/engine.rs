@@ -81,6 +81,8 @@ pub(crate) struct Engine {
     parked: Condvar,
     stop: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The process that has the library's thread.
+    process: u32,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,6 +136,7 @@ impl Engine {
             parked: Condvar::new(),
             stop: AtomicBool::new(false),
             thread: Mutex::new(None),
+            process: std::process::id(),
         });
         let background = Arc::clone(&engine);
         let thread =
@@ -235,6 +238,10 @@ impl Engine {
 
     /// Nobody will ask for this op's result.
     pub(crate) fn forget(&self, id: OpId) {
+        if self.process != std::process::id() {
+            // A child after `fork`: nobody will ever give back a lock that another thread held then.
+            return;
+        }
         let mut state = lock(&self.state);
         if state.results.remove(&id).is_none() {
             state.forgotten.push(id);

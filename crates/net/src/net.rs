@@ -11,6 +11,7 @@ use pccl_proto::ids::{ConnId, Time};
 use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
 
+use crate::fork::Ours;
 use crate::security::Security;
 use crate::send::send;
 use crate::waiter::{FIRST_CONN, LISTENER, UDP, Waiter};
@@ -24,7 +25,7 @@ const READS_PER_TURN: usize = 8;
 const DATAGRAM_BYTES: usize = 2048;
 
 struct Socket {
-    stream: mio::net::TcpStream,
+    stream: Ours<mio::net::TcpStream>,
     connecting: bool,
     readable: bool,
     writable: bool,
@@ -37,8 +38,8 @@ struct Socket {
 /// The sockets of a machine, and the clock that it is told.
 pub struct Net {
     registry: Registry,
-    listener: Option<mio::net::TcpListener>,
-    udp: Option<mio::net::UdpSocket>,
+    listener: Option<Ours<mio::net::TcpListener>>,
+    udp: Option<Ours<mio::net::UdpSocket>>,
     sockets: BTreeMap<ConnId, Socket>,
     /// Connections with bytes to read.
     readable: BTreeSet<ConnId>,
@@ -74,8 +75,8 @@ impl Net {
     /// Takes connections from a listening socket.
     pub fn set_listener(&mut self, listener: TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        let mut listener = mio::net::TcpListener::from_std(listener);
-        self.registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+        let mut listener = Ours::new(mio::net::TcpListener::from_std(listener));
+        self.registry.register(&mut *listener, LISTENER, Interest::READABLE)?;
         self.listener = Some(listener);
         Ok(())
     }
@@ -83,8 +84,8 @@ impl Net {
     /// Sends and receives datagrams on a socket.
     pub fn set_udp(&mut self, udp: UdpSocket) -> io::Result<()> {
         udp.set_nonblocking(true)?;
-        let mut udp = mio::net::UdpSocket::from_std(udp);
-        self.registry.register(&mut udp, UDP, Interest::READABLE)?;
+        let mut udp = Ours::new(mio::net::UdpSocket::from_std(udp));
+        self.registry.register(&mut *udp, UDP, Interest::READABLE)?;
         self.udp = Some(udp);
         Ok(())
     }
@@ -236,11 +237,12 @@ impl Net {
     fn add(
         &mut self,
         conn: ConnId,
-        mut stream: mio::net::TcpStream,
+        stream: mio::net::TcpStream,
         connecting: bool,
         guard: Option<Box<Guard>>,
     ) -> io::Result<()> {
-        self.registry.register(&mut stream, token(conn), Interest::READABLE | Interest::WRITABLE)?;
+        let mut stream = Ours::new(stream);
+        self.registry.register(&mut *stream, token(conn), Interest::READABLE | Interest::WRITABLE)?;
         self.sockets.insert(
             conn,
             Socket { stream, connecting, readable: false, writable: !connecting, read_closed: false, guard },
@@ -323,7 +325,7 @@ impl Net {
     fn close(&mut self, conn: ConnId) {
         self.readable.remove(&conn);
         if let Some(mut socket) = self.sockets.remove(&conn) {
-            let _ = self.registry.deregister(&mut socket.stream);
+            let _ = self.registry.deregister(&mut *socket.stream);
             if let Some(guards) = &mut self.guards {
                 guards.forget(conn);
             }
@@ -444,7 +446,7 @@ impl Net {
             if slices.is_empty() {
                 return;
             }
-            match send(&socket.stream, &slices) {
+            match send(&*socket.stream, &slices) {
                 Ok(n) => {
                     if let Some(metrics) = &self.metrics {
                         metrics.add_bytes(n as u64, 0, Instant::now());

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -78,6 +79,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Serving {
     addr: SocketAddr,
+    socket: RawFd,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,6 +92,7 @@ impl Serving {
             source,
         })?;
         let addr = listener.local_addr().map_err(ServeError::System)?;
+        let socket = listener.as_raw_fd();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -107,7 +110,7 @@ impl Serving {
                 });
             })
             .map_err(ServeError::System)?;
-        Ok(Self { addr, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, socket, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -127,20 +130,20 @@ impl Drop for Serving {
 }
 
 /// The metrics that this process serves on an address, for as long as it lives: all communicators of a program share
-/// them. The first call listens.
-pub fn endpoint(host: Option<&str>, port: u16) -> Result<(Metrics, SocketAddr), ServeError> {
+/// them. The first call listens. Metrics, address, and the listening socket, which stays open as long.
+pub fn endpoint(host: Option<&str>, port: u16) -> Result<(Metrics, SocketAddr, RawFd), ServeError> {
     type Known = BTreeMap<(Option<String>, u16), (Metrics, Serving)>;
     static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (host.map(str::to_owned), port);
     if let Some((metrics, serving)) = known.get(&key) {
-        return Ok((metrics.clone(), serving.addr()));
+        return Ok((metrics.clone(), serving.addr(), serving.socket));
     }
     let metrics = Metrics::new();
     let serving = Serving::start(host, port, metrics.clone())?;
-    let addr = serving.addr();
+    let (addr, socket) = (serving.addr(), serving.socket);
     known.insert(key, (metrics.clone(), serving));
-    Ok((metrics, addr))
+    Ok((metrics, addr, socket))
 }
 
 /// All addresses: of both families where the system has both.

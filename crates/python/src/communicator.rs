@@ -13,7 +13,7 @@ use pccl::{
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::errors::{argument, raise, usage};
+use crate::errors::{argument, check_process, raise, usage};
 use crate::op::{InFlight, Info, Orphans, Pending, SLICE, op_error, reap, wait};
 
 /// How long a call may take to end after the peer has left.
@@ -31,6 +31,8 @@ pub(crate) struct Communicator {
     call: Call,
     comm: Mutex<Option<Arc<pccl::Communicator>>>,
     orphans: Orphans,
+    /// The process that made it.
+    process: u32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,7 +101,12 @@ fn sync_error(py: Python<'_>, error: &SyncError) -> PyErr {
 }
 
 impl Communicator {
+    fn check(&self, py: Python<'_>, call: &str) -> PyResult<()> {
+        check_process(py, self.process, call, "communicator")
+    }
+
     fn connected(&self, py: Python<'_>, call: &str) -> PyResult<Arc<pccl::Communicator>> {
+        self.check(py, call)?;
         let connected = lock(&self.comm).clone();
         connected.ok_or_else(|| usage(py, call, "the communicator is not connected: call connect() first"))
     }
@@ -135,11 +142,13 @@ impl Communicator {
         }
         let options = settings.options(master, Some(group)).map_err(|e| invalid(e.to_string()))?;
         let call = Call::new(0).algorithm(settings.algorithm());
-        Ok(Self { options, call, comm: Mutex::default(), orphans: Orphans::default() })
+        let process = std::process::id();
+        Ok(Self { options, call, comm: Mutex::default(), orphans: Orphans::default(), process })
     }
 
     /// Connects, and waits until the members let this peer in.
     fn connect(&self, py: Python<'_>) -> PyResult<()> {
+        self.check(py, "connect")?;
         let old = lock(&self.comm).clone();
         if old.as_ref().is_some_and(|old| old.ended().is_none()) {
             return Err(usage(py, "connect", "the communicator is connected already"));
@@ -158,6 +167,9 @@ impl Communicator {
 
     /// Leaves after the ops in flight.
     fn leave(&self, py: Python<'_>) {
+        if self.process != std::process::id() {
+            return; // a child's copy was never a member
+        }
         if let Some(comm) = lock(&self.comm).take() {
             py.detach(|| comm.leave());
             lock(&self.orphans).clear();
@@ -165,7 +177,7 @@ impl Communicator {
     }
 
     fn is_connected(&self) -> bool {
-        lock(&self.comm).as_ref().is_some_and(|c| c.ended().is_none())
+        self.process == std::process::id() && lock(&self.comm).as_ref().is_some_and(|c| c.ended().is_none())
     }
 
     /// Session, rank, world size, epoch, world size of all groups, groups, world size of the largest group, and session,
@@ -284,7 +296,12 @@ impl Communicator {
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        let comm = lock(&self.comm).take();
+        let comm = self.comm.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.process != std::process::id() {
+            // A child after `fork` has none of the threads that it would wait for, and closed the sockets long ago.
+            std::mem::forget((comm, std::mem::take(&mut self.orphans)));
+            return;
+        }
         if let Some(comm) = comm {
             Python::attach(|py| py.detach(|| comm.abort()));
         }

@@ -25,3 +25,14 @@ pub(crate) fn usage(py: Python<'_>, call: &str, text: &str) -> PyErr {
 pub(crate) fn argument(py: Python<'_>, call: &str, text: &str) -> PyErr {
     raise(py, call, ResultCode::InvalidArgument, Class::Fatal, text)
 }
+
+/// Refuses a call of a child after `fork`, whose parent `process` made `what`.
+pub(crate) fn check_process(py: Python<'_>, process: u32, call: &str, what: &str) -> PyResult<()> {
+    if process == std::process::id() {
+        return Ok(());
+    }
+    let text = format!(
+        "the {what} belongs to process {process}, from which this one was forked; create one of its own here"
+    );
+    Err(usage(py, call, &text))
+}

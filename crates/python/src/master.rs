@@ -9,7 +9,7 @@ use pccl_master::{Server, ServerOptions, StoreChoice};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::errors::{argument, raise, usage};
+use crate::errors::{argument, check_process, raise, usage};
 
 /// A master, running or not.
 #[pyclass(frozen)]
@@ -17,10 +17,13 @@ pub(crate) struct Master {
     listen: SocketAddr,
     settings: Settings,
     server: Mutex<Option<Arc<Server>>>,
+    /// The process that made it.
+    process: u32,
 }
 
 impl Master {
     fn running(&self, py: Python<'_>, call: &str) -> PyResult<Arc<Server>> {
+        check_process(py, self.process, call, "master")?;
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         server.ok_or_else(|| usage(py, call, "the master is not running: call run() first"))
     }
@@ -39,11 +42,12 @@ impl Master {
         for (key, value) in &options {
             settings.set(key, value).map_err(|e| invalid(&e.to_string()))?;
         }
-        Ok(Self { listen, settings, server: Mutex::default() })
+        Ok(Self { listen, settings, server: Mutex::default(), process: std::process::id() })
     }
 
     /// Starts the master and returns.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
+        check_process(py, self.process, "run", "master")?;
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if server.is_some() {
             return Err(argument(py, "run", "the master is running already, or has ended"));
@@ -88,6 +92,15 @@ impl Master {
                 Ok(how) => return how.map_err(|e| PyRuntimeError::new_err(e.to_string())),
                 Err(_) => py.check_signals()?,
             }
+        }
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A child after `fork` has none of the threads that it would wait for.
+            std::mem::forget(self.server.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         }
     }
 }

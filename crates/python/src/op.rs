@@ -6,7 +6,7 @@ use std::time::Duration;
 use pccl::{CollectiveError, OpInfo, RawPending};
 use pyo3::prelude::*;
 
-use crate::errors::raise;
+use crate::errors::{check_process, raise};
 
 /// How long a wait goes on before signals are looked for.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
@@ -76,11 +76,14 @@ pub(crate) struct Pending {
     op: Mutex<Option<InFlight>>,
     comm: Arc<pccl::Communicator>,
     orphans: Orphans,
+    /// The process that started it.
+    process: u32,
 }
 
 impl Pending {
     pub(crate) fn new(op: InFlight, comm: Arc<pccl::Communicator>, orphans: Orphans) -> Self {
-        Self { op: Mutex::new(Some(op)), comm, orphans }
+        let process = std::process::id();
+        Self { op: Mutex::new(Some(op)), comm, orphans, process }
     }
 
     fn take(&self) -> Option<InFlight> {
@@ -92,19 +95,27 @@ impl Pending {
 impl Pending {
     /// Waits for the op, once: (world size, rank, bytes sent, bytes received, recoveries).
     fn wait(&self, py: Python<'_>) -> PyResult<Option<Info>> {
+        check_process(py, self.process, "wait", "op")?;
         self.take().map(|op| wait(py, op, &self.comm, &self.orphans)).transpose()
     }
 
     /// Whether the op has ended.
-    fn done(&self) -> bool {
-        self.op.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(|o| o.op.is_done())
+    fn done(&self, py: Python<'_>) -> PyResult<bool> {
+        check_process(py, self.process, "done", "op")?;
+        let ended =
+            self.op.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(|o| o.op.is_done());
+        Ok(ended)
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(op) = self.take() {
+        let Some(op) = self.op.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if self.process == std::process::id() {
             self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(op);
+        } else {
+            // Of a child after `fork` the buffers are copies.
+            std::mem::forget(op);
         }
     }
 }

@@ -21,7 +21,7 @@ class Peer:
 
     def __init__(self, name, port, index, world):
         command = [sys.executable, os.path.join(HERE, "peers.py"), name, str(port), str(index), str(world)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.lines = Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -30,12 +30,12 @@ class Peer:
             self.lines.put(line.rstrip("\n"))
         self.lines.put(None)
 
-    def says(self, wanted):
+    def says(self, wanted, patience_s=PATIENCE_S):
         while True:
             try:
-                line = self.lines.get(timeout=PATIENCE_S)
+                line = self.lines.get(timeout=patience_s)
             except Empty:
-                raise AssertionError(f"silent for {PATIENCE_S} s, did not say {wanted!r}") from None
+                raise AssertionError(f"silent for {patience_s} s, did not say {wanted!r}") from None
             assert line is not None, f"ended with {self.process.wait()} before it said {wanted!r}"
             if line.startswith(wanted):
                 return line
@@ -46,11 +46,15 @@ class Peer:
     def end(self):
         self.process.kill()
         self.process.wait()
+        # Its children end by this, if it has any.
+        self.process.stdin.close()
 
 
 @pytest.fixture
-def master():
-    with pccl.MasterNode("127.0.0.1:0", **{"network.heartbeat_timeout_ms": 5000}) as node:
+def master(request):
+    """A master that takes silence for a death after 5 s, or after as many milliseconds as its parameter says."""
+    options = {"network.heartbeat_timeout_ms": getattr(request, "param", 5000)}
+    with pccl.MasterNode("127.0.0.1:0", **options) as node:
         yield node
 
 

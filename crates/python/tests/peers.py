@@ -254,6 +254,69 @@ def interrupted():
         say("interrupted")
 
 
+def forked():
+    """A child after ``fork`` has no part in its parent's peer, and may be a peer of its own."""
+    comm = pccl.Communicator(f"127.0.0.1:{PORT}")
+    comm.connect()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            of_child(comm)
+            status = 0
+        finally:
+            os._exit(status)
+    meet(comm, 2)
+    assert comm.all_reduce(np.ones(10)).local_world_size == 2
+    assert os.waitpid(child, 0)[1] == 0
+    comm.close()
+
+
+def of_child(of_parent):
+    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    assert not [link for link in links if os.path.lexists(link) and os.readlink(link).startswith("socket:")]
+    assert not of_parent.is_connected
+    for call in (of_parent.connect, of_parent.update_topology, lambda: of_parent.all_reduce(np.ones(10))):
+        try:
+            call()
+            raise AssertionError("a child may use its parent's peer")
+        except pccl.FatalError as error:
+            assert error.result is pccl.Result.INVALID_USAGE and "forked" in error.text, error
+    of_parent.close()
+    del of_parent
+    with pccl.Communicator(f"127.0.0.1:{PORT}") as own:
+        meet(own, 2)
+        assert own.all_reduce(np.ones(10)).local_world_size == 2
+
+
+def trainer():
+    """Has data loaders, as PyTorch makes them, and is killed; the other one hears of it."""
+    import multiprocessing
+
+    comm = joined()
+    if INDEX > 0:
+        try:
+            comm.all_reduce(np.ones(10), tag=5)
+        except pccl.RetryError:
+            say("lost")
+        comm.close()
+        return
+    context = multiprocessing.get_context("fork")
+    loading = context.Barrier(4)
+    for _ in range(3):
+        context.Process(target=load, args=(loading, os.dup(0))).start()
+    loading.wait()
+    say("loading")
+    signal.pause()
+
+
+def load(loading, stdin):
+    loading.wait()
+    # Until the test is over, whatever becomes of the trainer. `multiprocessing` takes its own standard input away.
+    while os.read(stdin, 1):
+        pass
+
+
 def small_model(seed):
     import torch
 

@@ -43,6 +43,20 @@ def test_survivors_go_on_when_a_peer_is_killed(crew):
         peer.succeeds()
 
 
+def test_a_child_after_fork_has_no_part_in_its_parents_peer(crew):
+    crew("forked", 1)[0].succeeds()
+
+
+# Twice as long as the test waits for the news.
+@pytest.mark.parametrize("master", [60_000], indirect=True)
+def test_the_death_of_a_trainer_with_data_loaders_is_not_noticed_by_silence_only(crew):
+    trainer, other = crew("trainer", 2)
+    trainer.says("loading")
+    trainer.process.kill()  # its data loaders live on
+    other.says("lost", patience_s=30)
+    other.succeeds()
+
+
 def test_a_signal_ends_a_call_that_blocks(crew):
     first, second = crew("interrupted", 2)
     first.says("interrupted")

@@ -1,4 +1,4 @@
-/* A master: prints its port, and ends by SIGTERM, whose handler interrupts it, or when its standard input ends. */
+/* A master: prints its port (master [HEARTBEAT_TIMEOUT_MS]), and ends by SIGTERM, whose handler interrupts it, or when its standard input ends. */
 #include <pccl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,7 +21,7 @@ static void *watch(void *unused) {
     return unused;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     ccoip_socket_address_t listen;
     pthread_t thread;
     int port = 0;
@@ -30,7 +30,7 @@ int main(void) {
     listen.inet.ipv4.data[0] = 127;
     listen.inet.ipv4.data[3] = 1;
     if (pcclCreateMaster(listen, &master) != pcclSuccess ||
-        pcclSetMasterOption(master, "network.heartbeat_timeout_ms", "5000") != pcclSuccess ||
+        pcclSetMasterOption(master, "network.heartbeat_timeout_ms", argc > 1 ? argv[1] : "5000") != pcclSuccess ||
         pcclRunMaster(master) != pcclSuccess || pcclGetMasterPort(master, &port) != pcclSuccess) {
         fprintf(stderr, "%s\n", pcclGetLastError());
         return 1;

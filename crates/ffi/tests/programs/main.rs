@@ -46,6 +46,22 @@ fn a_program_for_pccl_goes_on_when_one_of_four_is_killed() -> Result<()> {
 }
 
 #[test]
+fn the_death_of_a_trainer_with_data_loaders_is_not_noticed_by_silence_only() -> Result<()> {
+    // Longer than this test waits for the news.
+    let master = Master::with_heartbeat_timeout("60000")?;
+    let program = compile("tests/c/fork.c", Language::C)?;
+    let mut trainer = Program::start(&program, &[&master.port, "trainer"])?;
+    let mut other = Program::start(&program, &[&master.port, "other"])?;
+    for _ in 0..3 {
+        trainer.says("loading", PATIENCE)?;
+    }
+    trainer.kill()?;
+    other.says("lost", PATIENCE / 2)?;
+    other.succeeds(PATIENCE)?;
+    master.terminates()
+}
+
+#[test]
 fn what_is_wrong_gets_a_code_and_a_text() -> Result<()> {
     let master = Master::start()?;
     Program::start(&compile("tests/c/misuse.c", Language::C)?, &[&master.port])?.succeeds(PATIENCE)?;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::build::{Language, compile};
 pub(crate) struct Program {
     name: String,
     child: Child,
+    /// Open for as long as this value lives, also when the process has ended and its children have not.
+    _stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
@@ -37,7 +39,8 @@ impl Program {
                 }
             }
         });
-        Ok(Self { name: format!("{} {}", program.display(), arguments.join(" ")), child, lines })
+        let name = format!("{} {}", program.display(), arguments.join(" "));
+        Ok(Self { name, _stdin: child.stdin.take(), child, lines })
     }
 
     /// Waits for this line.
@@ -87,7 +90,12 @@ pub(crate) struct Master {
 
 impl Master {
     pub(crate) fn start() -> Result<Self> {
-        let mut program = Program::start(&compile("tests/c/master.c", Language::C)?, &[])?;
+        Self::with_heartbeat_timeout("5000")
+    }
+
+    /// One that takes so many milliseconds of silence for a death.
+    pub(crate) fn with_heartbeat_timeout(ms: &str) -> Result<Self> {
+        let mut program = Program::start(&compile("tests/c/master.c", Language::C)?, &[ms])?;
         let port = program.line(Duration::from_secs(10))?;
         Ok(Self { program, port })
     }

@@ -242,7 +242,7 @@ impl Net {
             || self
                 .registry
                 .reregister(
-                    &mut socket.stream,
+                    &mut *socket.stream,
                     token(named),
                     mio::Interest::READABLE | mio::Interest::WRITABLE,
                 )
@@ -361,7 +361,7 @@ impl Net {
             let Some(socket) = self.sockets.get_mut(&conn) else { return };
             let Some(guard) = socket.guard.as_mut().filter(|_| socket.writable) else { return };
             while guard.channel.has_outgoing() {
-                match send(&socket.stream, &guard.channel.outgoing()) {
+                match send(&*socket.stream, &guard.channel.outgoing()) {
                     Ok(n) => {
                         if let Some(metrics) = &self.metrics {
                             metrics.add_bytes(n as u64, 0, Instant::now());
