@@ -71,11 +71,11 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
     Ok(options.ports(Ports::Range(network.p2p_ports.first..=network.p2p_ports.last)))
 }
 
-/// Where the others reach this peer, if somebody says so.
+/// Where the others reach this peer, if somebody says so; without a port, at the one that it listens on.
 fn advertised(flag: Option<SocketAddr>, config: &Config) -> Result<Option<SocketAddr>, CliError> {
     match flag {
         Some(addr) => Ok(Some(addr)),
-        None => settings::advertised(config, None),
+        None => settings::advertised(config, Some(0)),
     }
 }
 

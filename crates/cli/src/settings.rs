@@ -88,7 +88,7 @@ pub(crate) fn advertised(config: &Config, port: Option<u16>) -> Result<Option<So
                 config.origin("network.advertise_address")
             ),
         )
-        .hint("give both, for instance 203.0.113.7:7118; a peer's network.p2p_ports is then that one port")),
+        .hint("give an address, for instance 203.0.113.7, or 203.0.113.7:7118 where the port is mapped to another one")),
     }
 }
 

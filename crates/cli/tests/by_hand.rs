@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Running, pccl, run, signal, succeeded, text, until};
+use common::{Running, pccl, refused, run, signal, succeeded, text, until};
 use serde_json::Value;
 
 /// A master on a free port, with its address.
@@ -53,6 +53,13 @@ fn ctrl_c_lets_a_worker_leave_and_the_others_go_on() {
     assert!(one.rest().contains("left after round"));
     assert!(one.child.wait().expect("its end").success());
     two.line_with("world  1");
+
+    // The same for hooks, where there is no shell.
+    succeeded(&run(&["worker", "leave", "--pid", &two.pid().to_string()]));
+    assert!(two.rest().contains("left after round"));
+    assert!(two.child.wait().expect("its end").success());
+    let nobody = run(&["worker", "leave", "--pid", "2147483647"]);
+    refused(&nobody, 6, &["failed to ask process 2147483647 to leave"]);
 }
 
 #[test]

@@ -243,3 +243,38 @@ fn secrets_are_kept_as_base64() {
         object["metadata"]["resourceVersion"]
     );
 }
+
+/// As the deployment `pccl-fleet` does it: the namespace, the script with the secrets, the overlays.
+#[test]
+fn the_fleet_of_this_repository_is_applied_and_rolled_out() {
+    let server = Server::start("northeurope", 20);
+    let fleet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deployments/pccl-fleet/kubernetes");
+    server.apply("northeurope", &fleet.join("base/settings/namespace.yaml"));
+    let settings = Command::new(fleet.join("settings.sh"))
+        .arg("northeurope")
+        .env("KUBECONFIG", server.folder.path().join("kubeconfig"))
+        .env("KUBECACHEDIR", server.folder.path().join("cache"))
+        .env("PCCL_AUTH_SECRET", "0123456789abcdef")
+        .env("PCCL_STORE_URL", "postgres://masters@db/pccl")
+        .output()
+        .expect("the script starts");
+    assert!(settings.status.success(), "{}", String::from_utf8_lossy(&settings.stderr));
+    let secret = server.object("northeurope", &["get", "secret/pccl-auth", "-n", "pccl"]);
+    assert_eq!(secret["data"]["secret"], "MDEyMzQ1Njc4OWFiY2RlZg==");
+    for overlay in ["single", "region-masters", "region-workers"] {
+        let folder = fleet.join("overlays").join(overlay);
+        let folder = folder.to_str().expect("UTF-8");
+        let apply = ["apply", "--server-side", "--force-conflicts", "-k", folder];
+        server.said("northeurope", &apply);
+        let workloads: &[&str] = match overlay {
+            "single" => &["deployment/pccl-master", "statefulset/pccl-worker"],
+            "region-masters" => &["deployment/pccl-master", "deployment/pccl-standby"],
+            _ => &["statefulset/pccl-worker"],
+        };
+        for workload in workloads {
+            server.said("northeurope", &["rollout", "status", "--timeout=60s", "-n", "pccl", workload]);
+        }
+    }
+    let worker = server.object("northeurope", &["get", "statefulset/pccl-worker", "-n", "pccl"]);
+    assert_eq!(worker["spec"]["template"]["spec"]["hostNetwork"], true);
+}

@@ -384,9 +384,12 @@ fn peer_config(
 ) -> Result<PeerConfig, ConnectError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|e| ConnectError::System(std::io::Error::other(e.to_string())))?;
-    let advertised = options.advertise.unwrap_or_else(|| {
-        if listen.ip().is_unspecified() { anywhere(listen.port(), listen.is_ipv6()) } else { listen }
-    });
+    let advertised = match options.advertise {
+        Some(addr) if addr.port() == 0 => SocketAddr::new(addr.ip(), listen.port()),
+        Some(addr) => addr,
+        None if listen.ip().is_unspecified() => anywhere(listen.port(), listen.is_ipv6()),
+        None => listen,
+    };
     Ok(PeerConfig {
         group: PeerGroup(options.group),
         advertised,

@@ -98,9 +98,9 @@ impl Options {
         }
         if let Some(at) = &network.advertise_address {
             let key = "network.advertise_address";
-            let parsed = at.host.parse::<IpAddr>().ok().zip(at.port).map(SocketAddr::from);
-            let why = || refuse(config, key, format!("{key} is `{at}`, which is no IP address with a port"));
-            options = options.advertise(parsed.ok_or_else(why)?);
+            let why = || refuse(config, key, format!("{key} is `{at}`, which is no IP address"));
+            let ip = at.host.parse::<IpAddr>().map_err(|_| why())?;
+            options = options.advertise(SocketAddr::new(ip, at.port.unwrap_or_default()));
         }
         if let Some(security) = crate::security::security(config)? {
             options = options.security(security);
@@ -131,6 +131,15 @@ mod tests {
         assert_eq!((options.group, options.site.as_str()), (3, "x"));
         assert_eq!(options.expects.recovery, Some(Recovery::ByCaller));
         assert_eq!(options.expects.heartbeat_timeout_ms, None);
+    }
+
+    #[test]
+    fn an_advertised_address_may_leave_the_port_to_the_listener() {
+        for (text, port) in [("10.0.0.7", 0), ("10.0.0.7:9000", 9000), ("'2001:db8::7'", 0)] {
+            let yaml = format!("network: {{ advertise_address: {text} }}");
+            let options = Options::configured(&config(&yaml), Some("h:1".into()), None).unwrap();
+            assert_eq!(options.advertise.map(|addr| addr.port()), Some(port), "{text}");
+        }
     }
 
     #[test]

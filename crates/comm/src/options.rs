@@ -85,7 +85,8 @@ impl Options {
         self
     }
 
-    /// Where the others reach this peer, if not where the master sees it (NAT, port mapping, several interfaces).
+    /// Where the others reach this peer, if not where the master sees it (NAT, port mapping, several interfaces). Port 0
+    /// stands for the one that it listens on.
     #[must_use]
     pub fn advertise(mut self, addr: SocketAddr) -> Self {
         self.advertise = Some(addr);

@@ -154,7 +154,7 @@ static KEYS: &[Key] = &[
         "network.advertise_address",
         KeyKind::Host,
         "",
-        "The address that others connect to (NAT, port mapping); of a master, what it tells other masters and peers.",
+        "The IP address that others connect to (NAT, port mapping), with a port if it is another than here; of a master, what it tells other masters and peers.",
     ),
     key("network.bind_address", KeyKind::Text, "", "The local address or interface to use."),
     key("network.site", KeyKind::Text, "", "The name of the place; peers of one site are near each other.")

@@ -1,6 +1,7 @@
 //! `pccl worker`: a peer that holds a model, moves it, and averages it with the others', round by round.
 
 mod agree;
+mod leave;
 pub(crate) mod load;
 mod model;
 mod pace;
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use pccl::Ports;
 use pccl_config::Config;
 use pccl_observe::flight;
@@ -36,7 +37,7 @@ use rounds::{Start, Worker};
 
 /// Options of `pccl worker`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = exit::help(&[
+#[command(args_conflicts_with_subcommands = true, after_help = exit::help(&[
     ("on each of three machines", "pccl worker --master 10.0.0.7:7117 --workers 3 --rounds 100"),
     ("average a model of your own", "pccl worker --master 10.0.0.7 --input model.safetensors"),
 ]))]
@@ -65,6 +66,16 @@ pub(crate) struct WorkerArgs {
     /// Started by another pccl: orders on standard input, events on standard output, any free port
     #[arg(long, hide = true)]
     supervised: bool,
+
+    #[command(subcommand)]
+    order: Option<WorkerOrder>,
+}
+
+/// To a worker that runs on this machine.
+#[derive(Subcommand, Clone, Debug)]
+enum WorkerOrder {
+    /// Let it leave the run after its round; the others go on without a recovery
+    Leave(leave::LeaveArgs),
 }
 
 /// Which model.
@@ -128,6 +139,9 @@ pub(crate) fn supervised_args(
 
 /// Runs until all rounds are done.
 pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
+    if let Some(WorkerOrder::Leave(args)) = &args.order {
+        return leave::run(args);
+    }
     let (config, metrics) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
@@ -165,8 +179,9 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-/// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second one ends it at once. SIGUSR1 asks for
-/// the flight record now, SIGUSR2 for a checkpoint after the next round.
+/// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second Ctrl-C ends it at once: supervisors send
+/// more than one SIGTERM to be sure (Kubernetes after a preStop hook), and have SIGKILL for what lasts too long. SIGUSR1
+/// asks for the flight record now, SIGUSR2 for a checkpoint after the next round.
 fn leave_on_signals(pace: &Pace, demand: &Demand) -> Result<(), CliError> {
     let (pace, demand) = (pace.clone(), demand.clone());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])
@@ -176,7 +191,8 @@ fn leave_on_signals(pace: &Pace, demand: &Demand) -> Result<(), CliError> {
             match signal {
                 SIGUSR1 => flight::say(flight::dump("SIGUSR1")),
                 SIGUSR2 => demand.raise(),
-                _ if pace.ask_to_leave() => eprintln!("leaving after this round; once more to end at once"),
+                _ if pace.ask_to_leave() => eprintln!("leaving after this round; Ctrl-C ends it at once"),
+                SIGTERM if pace.leaves() => {}
                 _ => std::process::exit(Exit::Interrupted.code().into()),
             }
         }

@@ -85,6 +85,11 @@ impl Postgres {
         up.then_some(server)
     }
 
+    /// Where it listens on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// For `--journal`.
     pub(crate) fn url(&self) -> String {
         format!("postgres://pccl@127.0.0.1:{}/postgres?sslmode=disable", self.port)
