@@ -19,6 +19,8 @@ pub(super) struct Liveness {
     hears_nobody: bool,
     /// Members that the store knew when this master became active, and that have not been looked for yet.
     unsought: Vec<SessionId>,
+    /// Members that the store knew and that have not been heard by this master, and whether their ports have answered it.
+    unheard: BTreeMap<SessionId, bool>,
     /// Connections that ask whether a process is still there.
     probes: BTreeMap<ConnId, Probe>,
 }
@@ -50,6 +52,7 @@ impl Liveness {
             grace_until: now,
             hears_nobody: false,
             unsought: Vec::new(),
+            unheard: BTreeMap::new(),
             probes: BTreeMap::new(),
         }
     }
@@ -64,6 +67,7 @@ impl Liveness {
 
     /// The members that a new master has found in its store: they have until the next tick, an interval away.
     pub(super) fn begin_seeking(&mut self, now: Time, settings: &RunSettings, members: Vec<SessionId>) {
+        self.unheard = members.iter().map(|session| (*session, false)).collect();
         self.unsought = members;
         self.tick_at = now + settings.heartbeat_interval();
         self.last_tick = now;
@@ -73,6 +77,12 @@ impl Liveness {
     pub(super) fn forgive(&mut self, now: Time, settings: &RunSettings) {
         self.grace_until = now + settings.heartbeat_timeout();
     }
+
+    /// Whether a member that this master has not heard yet is still on its way. Over long links finding the master,
+    /// connecting and shaking hands take longer than a heartbeat timeout; a port that answers says that a process is there.
+    fn is_on_its_way(&self, session: SessionId) -> bool {
+        self.unheard.get(&session).copied().unwrap_or_default()
+    }
 }
 
 impl Master {
@@ -80,6 +90,7 @@ impl Master {
         if let Some(state) = self.sessions.get_mut(&session) {
             state.heard = now;
         }
+        self.liveness.unheard.remove(&session);
     }
 
     /// Asks the peer-to-peer port of a member whether its process is still there.
@@ -115,6 +126,9 @@ impl Master {
     pub(super) fn probe_answered(&mut self, now: Time, conn: ConnId) {
         if let Some(probe) = self.liveness.probes.get_mut(&conn) {
             probe.connected = Some(now);
+            if let Some(answered) = self.liveness.unheard.get_mut(&probe.session) {
+                *answered = true;
+            }
         }
     }
 
@@ -221,9 +235,10 @@ impl Master {
         for (session, state) in &self.sessions {
             let for_ms = now.since(state.heard).as_millis() as u64;
             let away = state.detached.map(|at| now.since(at));
-            if silent(state.heard) {
+            let late = away.is_some_and(|d| d > 3 * timeout);
+            if silent(state.heard) && (late || !self.liveness.is_on_its_way(*session)) {
                 dead.push((*session, Removal::Silent { for_ms }));
-            } else if away.is_some_and(|d| d > 3 * timeout) {
+            } else if late {
                 let for_ms = away.unwrap_or_default().as_millis() as u64;
                 dead.push((*session, Removal::NotAttached { for_ms }));
             }

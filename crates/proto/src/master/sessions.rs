@@ -188,11 +188,11 @@ impl Master {
         let Some(state) = self.sessions.get_mut(&session.id) else {
             return;
         };
-        state.heard = now;
         state.detached = None;
         state.applied = report.epoch;
         state.acked = 0;
         state.waits.clear();
+        self.heard_from(now, session.id);
         self.events.push_back(MasterEvent::Attached { session: session.id });
         self.read_report(now, group, session.id, report);
         self.repeat_verdicts(group, session.id);
