@@ -20,7 +20,9 @@ pub(crate) fn test() -> Result<Counts> {
     let wheel = build(&package, &work)?;
     // What it has not brought along itself must not be there by chance.
     let fresh = environment(&work.join("fresh"), &["--clear"])?;
-    succeed(pip(&fresh).args(["pytest", "ml_dtypes<0.5", "numpy<2"]).arg(&wheel))?;
+    succeed(
+        pip(&fresh).args(["pytest", "ml_dtypes<0.5", "numpy<2", "safetensors", "scikit-learn"]).arg(&wheel),
+    )?;
     let report = work.join("junit.xml");
     let _ = fs::remove_file(&report);
     let mut pytest = Command::new(fresh.join("bin/python"));

@@ -181,6 +181,8 @@ class DiLoCo:
         round late. Late averages and a long momentum can swing: if the loss rises and falls again over some rounds, lower
         ``outer_momentum`` (0.5) or ``outer_lr``.
     :param quantization: how the averages travel.
+    :param state: further tensors by name that are the same on all members at the end of a round and that newcomers need,
+        such as the number of steps so far. :meth:`synchronize` makes them equal too.
 
     A peer that is lost is left out of the average; newcomers are let in at the end of a round. After each round, and
     after :meth:`synchronize`, the parameters are the same to the last bit on all members.
@@ -196,6 +198,7 @@ class DiLoCo:
         outer_momentum: float = 0.9,
         delayed: bool = False,
         quantization: Optional[QuantizationOptions] = None,
+        state: "Optional[dict[str, Any]]" = None,
     ):
         import torch
 
@@ -208,6 +211,7 @@ class DiLoCo:
         self.delayed = delayed
         self.quantization = quantization
         self.revision = 0
+        self._state = dict(state or {})
         self._parameters = list(parameters)
         self._groups = _flat_by_dtype([p.data for p in self._parameters])
         self._momentum = [torch.zeros_like(flat) for _, flat in self._groups]
@@ -231,8 +235,16 @@ class DiLoCo:
                 self._begin(deltas)
         else:
             self._average_now(deltas)
-            if self.comm.are_peers_pending():
-                self._let_in()
+            self.admit()
+        return True
+
+    def admit(self) -> bool:
+        """Lets newcomers in, if any wait, and gives them what :meth:`synchronize` makes equal. :meth:`step` does it at the
+        end of a round; in between all members may call it when nothing has been trained since (to wait for peers).
+        """
+        if not self.comm.are_peers_pending():
+            return False
+        self._let_in()
         return True
 
     def finish(self) -> None:
@@ -244,6 +256,7 @@ class DiLoCo:
         self._follow(self._arrived())
         named = {f"outer.{i}": flat for i, (_, flat) in enumerate(self._groups)}
         named.update({f"momentum.{i}": m for i, m in enumerate(self._momentum)})
+        named.update({f"state.{name}": tensor for name, tensor in self._state.items()})
         self.revision = _synchronize(self.comm, named, self.revision)
         self._reset()
 
