@@ -69,11 +69,12 @@ struct Place {
 /// Runs on this machine.
 pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
     let config = args.peer.config.load()?;
-    settings::start_log("average", &config)?;
+    let _log = settings::start_log("average", &config)?;
     // Read, and the output's place looked at, before anybody waits for us.
     let mut model = Model::read(&args.input)?;
     let folder = folder_of(&args.output)?;
-    let comm = Communicator::connect(&peer::options(&args.peer, &config)?)?;
+    let security = settings::security(&config)?;
+    let comm = Communicator::connect(&peer::options(&args.peer, &config, security.as_ref())?)?;
     while comm.membership().world_size < args.peers {
         comm.update_topology()?;
     }

@@ -1,9 +1,12 @@
 //! `pccl config`: what the configuration says, where each value comes from, and what every key means.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use pccl_config::{Key, KeyKind, schema};
+use pccl_config::{Key, KeyKind, LOG_MODULES, Role, reference, schema, template};
 use serde_json::{Map, Value, json};
 
 use crate::error::CliError;
@@ -15,6 +18,7 @@ use crate::table::Table;
 /// Options of `pccl config`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = exit::help(&[
+    ("a file to begin with", "pccl config init --role master"),
     ("is the file sound?", "pccl config check --config pccl_config.yaml"),
     ("what holds here, and who says so", "pccl config show"),
     ("every key, for an editor", "pccl config schema"),
@@ -27,12 +31,46 @@ pub(crate) struct ConfigurationArgs {
 /// What to do.
 #[derive(Subcommand, Clone, Debug)]
 enum ConfigurationCommand {
+    /// Writes a file to begin with: every key with its meaning and its default
+    Init(InitArgs),
     /// Reads the file and the environment, and says what is wrong with them
     Check(ConfigArgs),
     /// Every setting with its value and where that comes from; secrets are hidden
     Show(ShowArgs),
     /// The JSON Schema of the file
     Schema,
+    /// Every key, what it may hold and what overrides it, as docs/config.md has it
+    Reference,
+}
+
+/// Options of `pccl config init`.
+#[derive(Args, Clone, Debug)]
+struct InitArgs {
+    /// Where to; a file that is there is never written over
+    #[arg(value_name = "FILE", default_value = "pccl_config.yaml")]
+    file: PathBuf,
+
+    /// What the process is that will read it
+    #[arg(long, value_name = "ROLE", default_value = "worker", value_parser = role)]
+    role: Role,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    Role::from_name(text).ok_or_else(|| format!("must be one of {}", Role::NAMES.join(", ")))
+}
+
+fn init(args: &InitArgs) -> Result<(), CliError> {
+    let file = args.file.display();
+    let written =
+        File::create_new(&args.file).and_then(|mut to| to.write_all(template(args.role).as_bytes()));
+    written.map_err(|error| {
+        CliError::new(Exit::Input, format!("failed to write {file}: {error}"))
+            .hint("name another file; one that is there is never written over")
+    })?;
+    output::print(&[format!(
+        "{file}: set what stands without `#`, then `pccl config check --config {file}`"
+    )]);
+    Ok(())
 }
 
 /// Options of `pccl config show`.
@@ -49,6 +87,8 @@ struct ShowArgs {
 /// Reads and tells.
 pub(crate) fn run(args: &ConfigurationArgs) -> Result<Exit, CliError> {
     match &args.command {
+        ConfigurationCommand::Init(args) => init(args)?,
+        ConfigurationCommand::Reference => output::print(&[reference().trim_end().to_owned()]),
         ConfigurationCommand::Check(args) => {
             let config = args.load()?;
             let given = schema().iter().filter(|key| config.is_given(key.path)).count();
@@ -139,21 +179,29 @@ fn property(key: &Key) -> Value {
     // `${NAME}` may stand for any value, so text is allowed beside each type.
     let mut property = match key.kind {
         KeyKind::Number { min, max } => {
-            json!({ "anyOf": [{ "type": "integer", "minimum": min, "maximum": max }, reference()] })
+            json!({ "anyOf": [{ "type": "integer", "minimum": min, "maximum": max }, variable()] })
         }
-        KeyKind::Bool => json!({ "anyOf": [{ "type": "boolean" }, reference()] }),
-        KeyKind::Choice(names) => json!({ "anyOf": [{ "enum": either_case(names) }, reference()] }),
+        KeyKind::Bool => json!({ "anyOf": [{ "type": "boolean" }, variable()] }),
+        KeyKind::Choice(names) => json!({ "anyOf": [{ "enum": either_case(names) }, variable()] }),
         KeyKind::Hosts | KeyKind::Networks => {
             json!({ "type": ["string", "array"], "items": { "type": "string" } })
         }
         KeyKind::Ports => json!({ "type": ["string", "integer"] }),
+        KeyKind::Levels(names) => json!({ "anyOf": [levels(names), { "type": "string" }] }),
         _ => json!({ "type": "string" }),
     };
     property["description"] = json!(about);
     property
 }
 
-fn reference() -> Value {
+fn levels(names: &[&str]) -> Value {
+    let one = json!({ "enum": either_case(names) });
+    let all: Map<String, Value> =
+        LOG_MODULES.iter().map(|module| (module.name.to_owned(), one.clone())).collect();
+    json!({ "type": "object", "additionalProperties": false, "properties": all })
+}
+
+fn variable() -> Value {
     json!({ "type": "string", "pattern": "\\$\\{.+\\}" })
 }
 

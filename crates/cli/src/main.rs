@@ -20,6 +20,7 @@ mod master;
 mod output;
 mod peer;
 mod processes;
+mod reload;
 mod settings;
 mod size;
 mod status;

@@ -20,6 +20,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
 use crate::processes::{self, Crew, Happening, Id};
+use crate::reload::Reload;
 use crate::settings::{self, ConfigArgs};
 use crate::status;
 
@@ -164,24 +165,26 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
     if let Some(order) = &args.order {
         return give_order(order);
     }
-    let (config, metrics) = if args.supervised {
+    let (config, metrics, log) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
-        (Config::default(), None)
+        (Config::default(), None, None)
     } else {
         let config = args.config.load()?;
-        settings::start_log("master", &config)?;
+        let log = settings::start_log("master", &config)?;
         let metrics = settings::start_metrics(&config);
-        (config, metrics)
+        (config, metrics, Some(log))
     };
     let mut options = options(args, &config)?;
     options.security = match &args.certificates {
         Some(folder) => Some(bench::security(folder)?),
         None => settings::security(&config)?,
     };
+    let security = options.security.clone();
+    let reload = log.and_then(|log| Reload::new(&args.config, &config, log, security.as_ref()));
     options.metrics = metrics.as_ref().map(|(metrics, _)| metrics.clone());
     let server = Arc::new(Server::start(options).map_err(|error| start_error(&error))?);
-    stop_on_signals(Arc::clone(&server))?;
+    stop_on_signals(Arc::clone(&server), reload)?;
     if args.supervised {
         processes::say(&MasterEvent::Listening { addr: server.addr() });
         processes::follow(|_: NoOrder| {});
@@ -194,16 +197,17 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
     }
 }
 
-/// Ctrl-C and its like; SIGUSR1 asks for the flight record.
-fn stop_on_signals(server: Arc<Server>) -> Result<(), CliError> {
+/// Ctrl-C and its like; SIGUSR1 asks for the flight record, SIGHUP for new settings.
+fn stop_on_signals(server: Arc<Server>, mut reload: Option<Reload>) -> Result<(), CliError> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])
         .map_err(|error| CliError::system("watch for signals", &error))?;
     thread::spawn(move || {
         for signal in signals.forever() {
-            if signal != SIGUSR1 {
-                return server.stop();
+            match (signal, &mut reload) {
+                (SIGUSR1, _) => flight::say(flight::dump("SIGUSR1")),
+                (SIGHUP, Some(reload)) => reload.now(),
+                _ => return server.stop(),
             }
-            flight::say(flight::dump("SIGUSR1"));
         }
     });
     Ok(())

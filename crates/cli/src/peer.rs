@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
-use pccl::{Options, Ports};
+use pccl::{Options, Ports, Security};
 use pccl_config::{Config, HostPort, ListenAddress};
 
 use crate::error::CliError;
@@ -47,7 +47,11 @@ impl PeerArgs {
 }
 
 /// How to connect.
-pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliError> {
+pub(crate) fn options(
+    args: &PeerArgs,
+    config: &Config,
+    security: Option<&Security>,
+) -> Result<Options, CliError> {
     let network = &config.network;
     let mut options = Options::masters(masters(args, config)?)
         .group(args.group(config))
@@ -62,8 +66,8 @@ pub(crate) fn options(args: &PeerArgs, config: &Config) -> Result<Options, CliEr
     if let Some(advertise) = advertised(args.advertise, config)? {
         options = options.advertise(advertise);
     }
-    if let Some(security) = settings::security(config)? {
-        options = options.security(security);
+    if let Some(security) = security {
+        options = options.security(security.clone());
     }
     if let Some(ListenAddress { host, port }) = config.metrics.address.for_library() {
         options = options.metrics_address(&format!("{}:{port}", host.unwrap_or_default()));

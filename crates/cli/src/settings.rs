@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pccl::Security;
 use pccl_config::{Config, Recovery as ConfigRecovery};
-use pccl_observe::{LogSettings, Metrics, Serving, flight};
+use pccl_observe::{LogHandle, LogSettings, Metrics, Serving, flight};
 use pccl_proto::settings::{Expectations, Recovery, RunSettings};
 
 use crate::error::CliError;
@@ -153,7 +153,7 @@ pub(crate) fn start_metrics(config: &Config) -> Option<(Metrics, Serving)> {
 
 /// Starts the log of a process that was started by hand, and says where its flight record goes: beside the log, else
 /// into a folder of temporary files.
-pub(crate) fn start_log(role: &'static str, config: &Config) -> Result<(), CliError> {
+pub(crate) fn start_log(role: &'static str, config: &Config) -> Result<LogHandle, CliError> {
     let logging = &config.logging;
     let beside = logging.file.as_ref().and_then(|file| Some(Path::new(file).parent()?.to_owned()));
     let folder = match (env::var_os(flight::FOLDER_VARIABLE), beside) {
@@ -163,18 +163,16 @@ pub(crate) fn start_log(role: &'static str, config: &Config) -> Result<(), CliEr
     };
     flight::set_folder(role, folder);
     flight::dump_on_panic();
-    init_log(&LogSettings {
-        level: logging.level.name().to_ascii_lowercase(),
+    pccl_observe::init_changeable(&LogSettings {
+        level: logging.directives(),
         file: logging.file.as_ref().map(PathBuf::from),
         max_size_mb: logging.max_size_mb,
     })
+    .map_err(|error| CliError::new(Exit::Config, error.to_string()))
 }
 
 /// Starts the log of a process that another one started: what that one shows if we fail.
 pub(crate) fn start_child_log() -> Result<(), CliError> {
-    init_log(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })
-}
-
-fn init_log(settings: &LogSettings) -> Result<(), CliError> {
-    pccl_observe::init(settings).map_err(|error| CliError::new(Exit::Config, error.to_string()))
+    pccl_observe::init(&LogSettings { level: "warn".to_owned(), ..LogSettings::default() })
+        .map_err(|error| CliError::new(Exit::Config, error.to_string()))
 }

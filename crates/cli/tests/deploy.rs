@@ -193,7 +193,7 @@ fn secrets_reach_tasks_and_nothing_else() {
     let text_of = file(1, &["a"], "")
         .replace("run: [sh, task.sh", "env: { TOKEN: { secret: token } }, run: [sh, task.sh");
     let site = Site::new(&format!("{text_of}secrets: {{ token: {{ env: MY_TOKEN }} }}\n"));
-    fs::write(site.path("task.sh"), "[ \"$TOKEN\" = s3cr3t-value ]").unwrap();
+    fs::write(site.path("task.sh"), "[ \"$TOKEN\" = s3cr3t-value ] && [ -z \"$MY_TOKEN\" ]").unwrap();
     refused(&site.run(&["run"]), CONFIG, &["failed to find the secret `token`", "MY_TOKEN is not set"]);
     let output = site.command(&["run", "--json"]).env("MY_TOKEN", "s3cr3t-value").output().unwrap();
     succeeded(&output);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use common::{Running, pccl, refused, run, signal, succeeded, text, until};
+use common::{Running, children, pccl, refused, run, signal, succeeded, text, until};
 
 const SECRET: &str = "b7c1f0e2-the-secret-of-this-fleet";
 
@@ -476,4 +476,24 @@ fn certificates_and_authorities_change_without_a_restart() {
     third.round(3);
     rounds(&mut workers, 3);
     assert!(!master.log().contains("is out"), "{}", master.log());
+}
+
+#[test]
+fn processes_that_pccl_starts_get_no_secret_that_is_not_theirs() {
+    let mut command = pccl(&["up", "--workers", "2", "--bytes", "4KiB", "--rounds", "1000000"]);
+    command.env("PCCL_AUTH_SECRET", SECRET).env("PCCL_STORE__URL", format!("postgres://u:{SECRET}@h/d"));
+    let mut up = Running::start(command);
+    up.line_with("round");
+    let line_of = |pid: &u32| text(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
+    let all = until("a master and two workers", || {
+        // Between fork and exec a process is still a copy of its parent.
+        let all = children(up.pid());
+        (all.len() == 3 && all.iter().all(|pid| line_of(pid).contains("--supervised"))).then_some(all)
+    });
+    for pid in all {
+        let environment = text(&fs::read(format!("/proc/{pid}/environ")).expect("an environment"));
+        assert!(environment.contains("PATH="), "{environment}");
+        assert!(!environment.contains(SECRET), "{environment}");
+        assert!(!line_of(&pid).contains(SECRET), "{}", line_of(&pid));
+    }
 }

@@ -13,6 +13,7 @@
 mod error;
 mod interpolate;
 mod reader;
+mod reference;
 mod schema;
 mod sections;
 mod snippet;
@@ -27,13 +28,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 pub use error::{ConfigError, ConfigErrorKind, Origin};
+pub use reference::{reference, template};
 pub use schema::{Key, KeyKind, schema};
 pub use sections::{
     AuthConfig, FaultToleranceConfig, LoggingConfig, MetricsConfig, NetworkConfig, PerformanceConfig,
     StoreConfig, TlsConfig,
 };
 pub use values::{
-    HostPort, ListenAddress, LogLevel, MetricsAddress, PortRange, Recovery, Role, Secret, StoreKind,
+    HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress, PortRange,
+    Recovery, Role, Secret, StoreKind,
 };
 
 use reader::Reader;
@@ -101,6 +104,19 @@ impl Config {
     /// True if the file or the environment gave this setting.
     pub fn is_given(&self, path: &str) -> bool {
         self.origins.contains_key(path)
+    }
+
+    /// The settings whose values differ, in the order of the schema.
+    pub fn differences(&self, other: &Self) -> Vec<&'static Key> {
+        let value = |config: &Self, key: &Key| {
+            if key.is_secret() {
+                let secret = if key.path == "auth.secret" { &config.auth.secret } else { &config.store.url };
+                return secret.as_ref().map(|secret| secret.expose().to_owned());
+            }
+            let all = serde_json::to_value(config).ok()?;
+            all.pointer(&format!("/{}", key.path.replace('.', "/"))).map(ToString::to_string)
+        };
+        schema().iter().filter(|key| value(self, key) != value(other, key)).collect()
     }
 
     fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), ConfigError> {

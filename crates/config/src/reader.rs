@@ -8,6 +8,7 @@ use super::error::{ConfigError, ConfigErrorKind as Kind, Origin, Problem, shown}
 use super::interpolate::interpolate;
 use super::schema::{self, Key, KeyKind};
 use super::tree::{self, Mark, Node, Source, Value};
+use super::values::{LogLevel, LogLevels, LogModule};
 
 /// How a scalar was written, which decides what it may be read as.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,7 @@ enum Place {
 }
 
 /// One scalar value.
+#[derive(Clone)]
 struct Item {
     text: String,
     style: Style,
@@ -112,6 +114,37 @@ impl<'a> Reader<'a> {
             return Err(self.error_at(problem, path, &place));
         }
         *slot = out;
+        self.given.insert(key.path, place);
+        Ok(())
+    }
+
+    /// A section of modules and their levels, or `module=level` with commas between.
+    pub(super) fn levels(&mut self, path: &str, slot: &mut LogLevels) -> Result<(), ConfigError> {
+        let key = schema::find(path);
+        let mut out = BTreeMap::new();
+        let place = match self.node(key)? {
+            Some(Node { value: Value::Map(entries), mark }) if self.variable(key)?.is_none() => {
+                for entry in entries {
+                    let item = self.scalar(key, &entry.node)?;
+                    let level = level_of(&entry.key, &item)
+                        .map_err(|problem| self.error_at(problem, key.path, &Place::File(entry.mark)))?;
+                    out.insert(level.0, level.1);
+                }
+                Place::File(*mark)
+            }
+            _ => {
+                let Some(item) = self.item(key)? else { return Ok(()) };
+                for part in item.text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                    let (module, level) = part.split_once('=').unwrap_or((part, ""));
+                    let level = Item { text: level.trim().to_owned(), ..item.clone() };
+                    let level = level_of(module.trim(), &level)
+                        .map_err(|problem| self.error_at(problem, key.path, &item.place))?;
+                    out.insert(level.0, level.1);
+                }
+                item.place
+            }
+        };
+        *slot = LogLevels(out);
         self.given.insert(key.path, place);
         Ok(())
     }
@@ -296,6 +329,18 @@ fn boolean(key: &Key, item: &Item) -> Result<bool, Problem> {
     }
 }
 
+fn level_of(module: &str, level: &Item) -> Result<(&'static str, LogLevel), Problem> {
+    let key = schema::find("logging.levels");
+    let module = LogModule::find(module).map_err(|why| {
+        Problem::new(Kind::UnknownKey, format!("{} {why}, found {}", key.path, shown(module)))
+    })?;
+    let found = LogLevel::from_name(level.text.trim()).ok_or_else(|| {
+        let message = format!("{} of `{}` must be {}", key.path, module.name, expected(key));
+        Problem::new(Kind::OutOfRange, format!("{message}, found {}", shown(&level.text)))
+    })?;
+    Ok((module.name, found))
+}
+
 fn not_a_choice(key: &Key, item: &Item) -> Problem {
     let problem = Problem { kind: Kind::OutOfRange, ..wrong_type(key, &found(key, item)) };
     let KeyKind::Choice(names) = key.kind else {
@@ -340,7 +385,7 @@ fn expected(key: &Key) -> String {
             format!("a whole number from {min} to {max}{unit}")
         }
         KeyKind::Bool => "true or false".to_owned(),
-        KeyKind::Choice(names) => format!("one of {}", names.join(", ")),
+        KeyKind::Choice(names) | KeyKind::Levels(names) => format!("one of {}", names.join(", ")),
         KeyKind::Hosts => "a host or a list of hosts".to_owned(),
         KeyKind::Networks => "a network or a list of networks".to_owned(),
         KeyKind::Host => "a host".to_owned(),

@@ -33,6 +33,8 @@ pub enum KeyKind {
     Address,
     /// Text that is never shown.
     Secret,
+    /// Modules, each with one of these names: a section, or `module=name` with commas between.
+    Levels(&'static [&'static str]),
 }
 
 /// One key of the configuration.
@@ -53,6 +55,8 @@ pub struct Key {
     pub short_variable: Option<&'static str>,
     /// True if it is set at the master and holds for every peer of the run.
     pub run_wide: bool,
+    /// True if a running `pccl master` or `pccl worker` takes a new value when it gets SIGHUP.
+    pub reloads: bool,
 }
 
 impl Key {
@@ -68,6 +72,11 @@ impl Key {
 
     const fn run_wide(mut self) -> Self {
         self.run_wide = true;
+        self
+    }
+
+    const fn reloads(mut self) -> Self {
+        self.reloads = true;
         self
     }
 
@@ -89,7 +98,7 @@ impl Key {
 }
 
 const fn key(path: &'static str, kind: KeyKind, default: &'static str, about: &'static str) -> Key {
-    Key { path, kind, unit: None, default, about, short_variable: None, run_wide: false }
+    Key { path, kind, unit: None, default, about, short_variable: None, run_wide: false, reloads: false }
 }
 
 const fn number(path: &'static str, min: u64, max: u64, default: &'static str, about: &'static str) -> Key {
@@ -164,7 +173,8 @@ static KEYS: &[Key] = &[
         KeyKind::Networks,
         "",
         "Networks that connections and heartbeats are taken from; everywhere if none is given.",
-    ),
+    )
+    .reloads(),
     flag(
         "network.tls.enabled",
         "false",
@@ -251,7 +261,15 @@ static KEYS: &[Key] = &[
     )
     .run_wide(),
     choice("logging.level", LogLevel::NAMES, "INFO", "What is logged: this level and all graver ones.")
-        .short("PCCL_LOG_LEVEL"),
+        .short("PCCL_LOG_LEVEL")
+        .reloads(),
+    key(
+        "logging.levels",
+        KeyKind::Levels(LogLevel::NAMES),
+        "",
+        "Levels of single modules, for instance `{ net: DEBUG, security: WARN }`.",
+    )
+    .reloads(),
     key("logging.file", KeyKind::Path, "", "Log to this file as JSON lines too."),
     number("logging.max_size_mb", 1, 1_048_576, "100", "Size at which the log file is rotated.").unit("MB"),
     key(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::values::{HostPort, LogLevel, MetricsAddress, PortRange, Recovery, Secret, StoreKind};
+use super::values::{HostPort, LogLevel, LogLevels, MetricsAddress, PortRange, Recovery, Secret, StoreKind};
 
 /// `network`: who listens and connects where, and when silence counts as death.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,6 +93,8 @@ pub struct PerformanceConfig {
 pub struct LoggingConfig {
     /// What is logged: this level and all graver ones.
     pub level: LogLevel,
+    /// Levels of single modules.
+    pub levels: LogLevels,
     /// Path of a file for JSON lines.
     pub file: Option<String>,
     /// Size at which the file is rotated, in megabytes (10⁶ bytes).
@@ -159,7 +161,7 @@ impl Default for PerformanceConfig {
 
 impl Default for LoggingConfig {
     fn default() -> Self {
-        Self { level: LogLevel::Info, file: None, max_size_mb: 100 }
+        Self { level: LogLevel::Info, levels: LogLevels::default(), file: None, max_size_mb: 100 }
     }
 }
 
@@ -196,6 +198,13 @@ impl FaultToleranceConfig {
     /// When an op that waits for living peers ends; none = never.
     pub fn op_timeout(&self) -> Option<Duration> {
         (self.op_timeout_ms > 0).then(|| Duration::from_millis(self.op_timeout_ms))
+    }
+}
+
+impl LoggingConfig {
+    /// Level and levels as `tracing` understands them: `info,pccl_net=debug`.
+    pub fn directives(&self) -> String {
+        self.levels.directives(self.level)
     }
 }
 

@@ -126,6 +126,7 @@ impl PerformanceConfig {
 impl LoggingConfig {
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), ConfigError> {
         reader.choice("logging.level", &mut self.level, LogLevel::from_name)?;
+        reader.levels("logging.levels", &mut self.levels)?;
         reader.text("logging.file", &mut self.file, path)?;
         reader.number("logging.max_size_mb", &mut self.max_size_mb)
     }

@@ -1,6 +1,7 @@
 //! The types of single settings.
 
 use core::net::Ipv6Addr;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -48,6 +49,78 @@ impl fmt::Display for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("***")
+    }
+}
+
+/// A part of the program whose log has a level of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogModule {
+    /// What the configuration calls it.
+    pub name: &'static str,
+    /// What it says in the log.
+    pub about: &'static str,
+    /// What its events call themselves.
+    targets: &'static [&'static str],
+}
+
+/// The parts, in order.
+pub const LOG_MODULES: &[LogModule] = &[
+    LogModule {
+        name: "checkpoint",
+        about: "writing, reading and removing checkpoints",
+        targets: &["pccl::checkpoint"],
+    },
+    LogModule { name: "flight", about: "where flight records were written", targets: &["pccl::flight"] },
+    LogModule {
+        name: "master",
+        about: "membership, leadership, what a master decides and why",
+        targets: &["pccl::master", "pccl_master"],
+    },
+    LogModule { name: "metrics", about: "where metrics are served", targets: &["pccl::metrics"] },
+    LogModule { name: "net", about: "connections and their faults", targets: &["pccl_net"] },
+    LogModule { name: "peer", about: "what a peer joins, loses and waits for", targets: &["pccl::peer"] },
+    LogModule {
+        name: "security",
+        about: "who was refused and why; new certificates",
+        targets: &["pccl::security"],
+    },
+];
+
+impl LogModule {
+    /// The part with this name; the error says what there is.
+    pub(crate) fn find(name: &str) -> Result<&'static Self, String> {
+        let lower = name.to_ascii_lowercase();
+        if let Some(module) = LOG_MODULES.iter().find(|module| module.name == lower) {
+            return Ok(module);
+        }
+        let names: Vec<_> = LOG_MODULES.iter().map(|module| module.name).collect();
+        Err(format!("must name modules out of {}", names.join(", ")))
+    }
+}
+
+/// Levels of modules, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogLevels(pub BTreeMap<&'static str, LogLevel>);
+
+/// As its variable has it: `net=DEBUG,security=WARN`; none without any.
+impl Serialize for LogLevels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all: Vec<_> = self.0.iter().map(|(name, level)| format!("{name}={level}")).collect();
+        (!all.is_empty()).then(|| all.join(",")).serialize(serializer)
+    }
+}
+
+impl LogLevels {
+    /// As `tracing` understands it, behind the level of all others: `info,pccl_net=debug`.
+    pub fn directives(&self, level: LogLevel) -> String {
+        let mut all = vec![level.name().to_ascii_lowercase()];
+        for (name, level) in &self.0 {
+            let module = LOG_MODULES.iter().find(|module| module.name == *name);
+            let level = level.name().to_ascii_lowercase();
+            let targets = module.map_or(&[][..], |module| module.targets);
+            all.extend(targets.iter().map(|target| format!("{target}={level}")));
+        }
+        all.join(",")
     }
 }
 

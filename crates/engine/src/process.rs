@@ -1,6 +1,7 @@
 //! One attempt's process: a group of its own, output in a file, stopped gracefully and then hard.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -23,6 +24,8 @@ pub(crate) struct Program {
     pub(crate) line: Vec<String>,
     pub(crate) dir: PathBuf,
     pub(crate) env: BTreeMap<String, String>,
+    /// Variables of ours that it does not get.
+    pub(crate) without: Vec<OsString>,
     /// Written to its standard input.
     pub(crate) input: Option<String>,
     /// Asked to stop by SIGINT instead of SIGTERM.
@@ -108,6 +111,9 @@ pub(crate) fn start<'a>(
         return Err(SpawnError::NotFound("the program's name is empty".to_owned()));
     };
     let mut command = Command::new(name);
+    for variable in &program.without {
+        command.env_remove(variable);
+    }
     command
         .args(arguments)
         .current_dir(&program.dir)

@@ -22,7 +22,7 @@ mod text;
 mod throughput;
 
 pub use level::{LevelError, Levels};
-pub use log::{LEVEL_VARIABLE, LogError, LogSettings, init, subscriber};
+pub use log::{LEVEL_VARIABLE, LogError, LogHandle, LogSettings, init, init_changeable, subscriber};
 pub use metrics::Metrics;
 pub use rotate::RotatingFile;
 pub use serve::{ADDRESS_VARIABLE, Address, ServeError, Serving, endpoint};

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use tracing::Subscriber;
 use tracing::subscriber::SetGlobalDefaultError;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::level::{LevelError, Levels};
 use crate::rotate::RotatingFile;
@@ -73,6 +75,58 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(LogError::AlreadyStarted)
 }
 
+/// The levels of a log that runs.
+#[derive(Clone, Debug)]
+pub struct LogHandle(reload::Handle<Targets, Registry>);
+
+impl LogHandle {
+    /// From here on these count: `info,pccl_net=debug`.
+    ///
+    /// # Errors
+    /// A level that nobody can follow; then all stays as it was.
+    pub fn set(&self, levels: &str) -> Result<(), LevelError> {
+        let levels: Levels = levels.parse()?;
+        if let Err(error) = self.0.reload(levels.targets()) {
+            tracing::warn!("the levels of the log stay as they were: {error}");
+        }
+        Ok(())
+    }
+}
+
+/// As [`init`], but the settings have the last word, also over [`LEVEL_VARIABLE`], and the levels can be changed later.
+///
+/// # Errors
+/// As `init`.
+pub fn init_changeable(settings: &LogSettings) -> Result<LogHandle, LogError> {
+    let levels = settings.level.parse::<Levels>().map_err(LogError::Level)?;
+    let text = settings.file.is_none() || io::stderr().is_terminal();
+    let text = text.then_some(io::stderr as fn() -> io::Stderr);
+    let (filter, handle) = reload::Layer::new(levels.targets());
+    let subscriber = Registry::default().with(filter).with(text_layer(text)).with(json_layer(settings)?);
+    tracing::subscriber::set_global_default(subscriber).map_err(LogError::AlreadyStarted)?;
+    Ok(LogHandle(handle))
+}
+
+/// Lines for people.
+fn text_layer<S, W>(writer: Option<W>) -> Option<impl Layer<S>>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    writer.map(|writer| fmt::layer().with_writer(writer).with_ansi(wants_color()))
+}
+
+/// Lines of JSON in a file.
+fn json_layer<S>(settings: &LogSettings) -> Result<Option<impl Layer<S> + use<S>>, LogError>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+{
+    let Some(path) = &settings.file else { return Ok(None) };
+    let file = RotatingFile::open(path, settings.max_size_mb.saturating_mul(1_000_000))
+        .map_err(|source| LogError::File { path: path.clone(), source })?;
+    Ok(Some(fmt::layer().json().flatten_event(true).with_writer(Arc::new(file))))
+}
+
 /// What [`init`] installs, for a program (or a test) that wants to place it itself.
 ///
 /// `level_variable` is the value of [`LEVEL_VARIABLE`], if set; `text` receives lines for people, if given.
@@ -88,16 +142,7 @@ where
         Some(value) => value.parse::<Levels>().map_err(LogError::LevelVariable)?,
         None => settings.level.parse::<Levels>().map_err(LogError::Level)?,
     };
-    let text = text.map(|writer| fmt::layer().with_writer(writer).with_ansi(wants_color()));
-    let json = match &settings.file {
-        Some(path) => {
-            let file = RotatingFile::open(path, settings.max_size_mb.saturating_mul(1_000_000))
-                .map_err(|source| LogError::File { path: path.clone(), source })?;
-            Some(fmt::layer().json().flatten_event(true).with_writer(Arc::new(file)))
-        }
-        None => None,
-    };
-    Ok(Registry::default().with(text).with(json).with(levels.targets()))
+    Ok(Registry::default().with(text_layer(text)).with(json_layer(settings)?).with(levels.targets()))
 }
 
 /// Colour is for a person at a terminal who has not said no to it (<https://no-color.org>).

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use pccl_config::{Key, schema};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -93,6 +94,10 @@ impl Crew {
             .stderr(Stdio::piped())
             // A Ctrl-C at the terminal is for the parent, which ends its children in order.
             .process_group(0);
+        // They are told all they need; secrets of another fleet are not among it.
+        for variable in schema().iter().filter(|key| key.is_secret()).flat_map(Key::variables) {
+            command.env_remove(variable);
+        }
         let mut process = command.spawn().map_err(fail)?;
         let id = self.members.len();
         let sender = self.sender.clone();

@@ -28,6 +28,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::peer::{self, PeerArgs};
 use crate::processes;
+use crate::reload::Reload;
 use crate::settings;
 use crate::size::ByteSize;
 use pace::Pace;
@@ -142,25 +143,27 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     if let Some(WorkerOrder::Leave(args)) = &args.order {
         return leave::run(args);
     }
-    let (config, metrics) = if args.supervised {
+    let (config, metrics, log) = if args.supervised {
         processes::die_with_parent();
         settings::start_child_log()?;
-        (Config::default(), None)
+        (Config::default(), None, None)
     } else {
         let config = args.peer.config.load()?;
-        settings::start_log("worker", &config)?;
+        let log = settings::start_log("worker", &config)?;
         let metrics = settings::start_metrics(&config);
-        (config, metrics)
+        (config, metrics, Some(log))
     };
+    let security = settings::security(&config)?;
     let pace = Pace::new(args.rounds.unwrap_or(u64::MAX), args.supervised);
     let demand = Demand::default();
-    if args.supervised {
+    if let Some(log) = log {
+        let reload = Reload::new(&args.peer.config, &config, log, security.as_ref());
+        leave_on_signals(&pace, &demand, reload)?;
+    } else {
         let pace = pace.clone();
         processes::follow(move |order: Order| pace.obey(order));
-    } else {
-        leave_on_signals(&pace, &demand)?;
     }
-    let mut options = peer::options(&args.peer, &config)?;
+    let mut options = peer::options(&args.peer, &config, security.as_ref())?;
     if args.supervised {
         options = options.ports(Ports::Any);
     }
@@ -181,18 +184,19 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
 
 /// The first Ctrl-C (or SIGTERM) lets the worker leave after its round, the second Ctrl-C ends it at once: supervisors send
 /// more than one SIGTERM to be sure (Kubernetes after a preStop hook), and have SIGKILL for what lasts too long. SIGUSR1
-/// asks for the flight record now, SIGUSR2 for a checkpoint after the next round.
-fn leave_on_signals(pace: &Pace, demand: &Demand) -> Result<(), CliError> {
+/// asks for the flight record now, SIGUSR2 for a checkpoint after the next round, SIGHUP for new settings.
+fn leave_on_signals(pace: &Pace, demand: &Demand, mut reload: Option<Reload>) -> Result<(), CliError> {
     let (pace, demand) = (pace.clone(), demand.clone());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| CliError::system("watch for signals", &error))?;
     thread::spawn(move || {
         for signal in signals.forever() {
-            match signal {
-                SIGUSR1 => flight::say(flight::dump("SIGUSR1")),
-                SIGUSR2 => demand.raise(),
+            match (signal, &mut reload) {
+                (SIGHUP, Some(reload)) => reload.now(),
+                (SIGUSR1, _) => flight::say(flight::dump("SIGUSR1")),
+                (SIGUSR2, _) => demand.raise(),
                 _ if pace.ask_to_leave() => eprintln!("leaving after this round; Ctrl-C ends it at once"),
-                SIGTERM if pace.leaves() => {}
+                (SIGTERM, _) if pace.leaves() => {}
                 _ => std::process::exit(Exit::Interrupted.code().into()),
             }
         }

@@ -160,3 +160,45 @@ fn a_store_has_the_address_of_its_kind() {
     assert_eq!(kind("store: { kind: file }"), Err(ConfigErrorKind::OutOfRange));
     assert_eq!(read("").unwrap().store.lease().as_millis(), 1500);
 }
+
+#[test]
+fn single_modules_have_levels_of_their_own() {
+    use ConfigErrorKind::{OutOfRange, UnknownKey, WrongType};
+    let levels = |config: Result<Config, ConfigError>| config.unwrap().logging.directives();
+    assert_eq!(levels(read("")), "info");
+    let both = "info,pccl_net=debug,pccl::security=warn";
+    assert_eq!(levels(read("logging: { levels: { net: DEBUG, security: warn } }")), both);
+    assert_eq!(levels(read("logging: { levels: 'security=WARN, net=debug' }")), both);
+    let variable = [("PCCL_LOGGING__LEVELS", "master=trace")];
+    let config = read_with("logging: { level: ERROR, levels: { net: DEBUG } }", &variable).unwrap();
+    assert_eq!(config.logging.directives(), "error,pccl::master=trace,pccl_master=trace");
+    assert_eq!(
+        serde_json::to_value(&config).unwrap()["logging"]["levels"],
+        serde_json::json!("master=TRACE")
+    );
+    let error = refused(
+        "logging:\n  levels:\n    nett: DEBUG\n",
+        UnknownKey,
+        "logging.levels must name modules out of checkpoint, flight, master, metrics, net, peer, security, \
+         found `nett`",
+    );
+    assert_eq!(line(&error), 3);
+    let names = "must be one of ERROR, WARN, INFO, DEBUG, TRACE";
+    let of_net = format!("logging.levels of `net` {names}, found `LOUD`");
+    refused("logging: { levels: { net: LOUD } }", OutOfRange, &of_net);
+    refused("logging: { levels: [net] }", WrongType, &format!("logging.levels {names}, found a list"));
+}
+
+#[test]
+fn differences_name_the_keys_and_look_into_secrets() {
+    let secret = |text: &str| read_with("auth: { secret: \"${S}\" }", &[("S", text)]).unwrap();
+    let names = |one: &Config, other: &Config| -> Vec<&str> {
+        one.differences(other).iter().map(|key| key.path).collect()
+    };
+    let (one, other) = (secret("0123456789abcdef"), secret("0123456789abcdeX"));
+    assert_eq!(names(&one, &one.clone()), Vec::<&str>::new());
+    assert_eq!(names(&one, &other), ["auth.secret"]);
+    let other = read("network: { site: x }\nlogging: { levels: { net: TRACE } }").unwrap();
+    let expected = ["network.site", "auth.enabled", "auth.secret", "logging.levels"];
+    assert_eq!(names(&one, &other), expected);
+}

@@ -5,6 +5,7 @@ mod kubectl;
 pub(crate) mod terraform;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,7 +102,19 @@ impl Context<'_> {
         env: &BTreeMap<String, EnvValue>,
     ) -> Result<Program, Cause> {
         let dir = dir.map_or_else(|| self.site.base.clone(), |dir| self.site.base.join(dir));
-        Ok(Program { line, dir, env: self.values(env)?, ..Program::default() })
+        Ok(Program {
+            line,
+            dir,
+            env: self.values(env)?,
+            without: self.secret_variables(),
+            ..Program::default()
+        })
+    }
+
+    /// Variables that this process was given secrets in: a task gets those that it asks for, by the names it gives them.
+    fn secret_variables(&self) -> Vec<OsString> {
+        let is_secret = |value: &OsString| self.site.secrets.values().any(|secret| value == secret.as_str());
+        std::env::vars_os().filter(|(_, value)| is_secret(value)).map(|(name, _)| name).collect()
     }
 
     /// Values of an environment or of headers.

@@ -77,26 +77,31 @@ impl Tls {
     /// What the files say now. If they cannot be used, what they said before.
     pub(super) fn current(&mut self) -> Loaded {
         if self.looked.elapsed() >= LOOK_EVERY {
-            self.looked = Instant::now();
-            let stamp = stamp(&self.files);
-            if stamp != self.stamp {
-                match load(&self.files) {
-                    Ok(loaded) => {
-                        self.loaded = loaded;
-                        tracing::info!(
-                            target: "pccl::security",
-                            "the TLS files have changed: new connections use {}", self.files.cert.display()
-                        );
-                    }
-                    Err(error) => tracing::warn!(
-                        target: "pccl::security",
-                        "{error}; new connections go on with what was there before"
-                    ),
-                }
-                self.stamp = stamp;
-            }
+            self.look();
         }
         self.loaded.clone()
+    }
+
+    /// Reads the files if they have changed.
+    pub(super) fn look(&mut self) {
+        self.looked = Instant::now();
+        let stamp = stamp(&self.files);
+        if stamp != self.stamp {
+            self.stamp = stamp;
+            match load(&self.files) {
+                Ok(loaded) => {
+                    self.loaded = loaded;
+                    tracing::info!(
+                        target: "pccl::security",
+                        "the TLS files have changed: new connections use {}", self.files.cert.display()
+                    );
+                }
+                Err(error) => tracing::warn!(
+                    target: "pccl::security",
+                    "{error}; new connections go on with what was there before"
+                ),
+            }
+        }
     }
 
     /// The file with the authorities, for messages.

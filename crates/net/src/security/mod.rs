@@ -17,7 +17,7 @@ mod verify;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -52,7 +52,7 @@ pub struct Security(Arc<Shared>);
 struct Shared {
     tls: Option<Mutex<Tls>>,
     secret: Option<SharedSecret>,
-    allowed_networks: Vec<IpNet>,
+    allowed_networks: RwLock<Vec<IpNet>>,
     /// The masters by address, for the names in their certificates.
     masters: Mutex<BTreeMap<SocketAddr, String>>,
     refusals: Mutex<Refusals>,
@@ -69,7 +69,7 @@ impl Security {
         Ok(Self(Arc::new(Shared {
             tls,
             secret: options.secret,
-            allowed_networks: options.allowed_networks,
+            allowed_networks: RwLock::new(options.allowed_networks),
             masters: Mutex::default(),
             refusals: Mutex::default(),
         })))
@@ -83,13 +83,26 @@ impl Security {
     /// Whether anything is taken from this address at all; if not, that is counted and said.
     pub(crate) fn admits(&self, from: SocketAddr) -> bool {
         let ip = from.ip().to_canonical();
-        let networks = &self.0.allowed_networks;
+        let networks = self.0.allowed_networks.read().unwrap_or_else(PoisonError::into_inner);
         let admits = networks.is_empty() || networks.iter().any(|network| network.contains(&ip));
+        drop(networks);
         if !admits {
             let why = "its address is in none of network.allowed_networks";
             self.note(&Refused::new(Reason::Network, why), from);
         }
         admits
+    }
+
+    /// From here on connections and datagrams are taken from these networks; connections that stand go on.
+    pub fn set_allowed_networks(&self, networks: Vec<IpNet>) {
+        *self.0.allowed_networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
+    }
+
+    /// Looks at the files of certificates and keys now, and not with the next connection.
+    pub fn reread(&self) {
+        if let Some(tls) = &self.0.tls {
+            lock(tls).look();
+        }
     }
 
     /// Counts refusals here.
