@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pccl::{Class, ResultCode, Settings};
@@ -17,6 +18,8 @@ pub(crate) struct Master {
     listen: SocketAddr,
     settings: Settings,
     server: Mutex<Option<Arc<Server>>>,
+    /// Somebody has waited for its end.
+    ended: AtomicBool,
     /// The process that made it.
     process: u32,
 }
@@ -42,7 +45,8 @@ impl Master {
         for (key, value) in &options {
             settings.set(key, value).map_err(|e| invalid(&e.to_string()))?;
         }
-        Ok(Self { listen, settings, server: Mutex::default(), process: std::process::id() })
+        let process = std::process::id();
+        Ok(Self { listen, settings, server: Mutex::default(), ended: AtomicBool::new(false), process })
     }
 
     /// Starts the master and returns.
@@ -62,6 +66,12 @@ impl Master {
             started.map_err(|e| raise(py, "run", ResultCode::InvalidUsage, Class::Fatal, &e.to_string()))?;
         *server = Some(Arc::new(started));
         Ok(())
+    }
+
+    /// Whether it has been started by this process, and nobody has waited for its end.
+    fn is_running(&self) -> bool {
+        let started = || self.server.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.process == std::process::id() && !self.ended.load(Ordering::Acquire) && started()
     }
 
     /// The port on which it listens.
@@ -89,7 +99,10 @@ impl Master {
                 wait.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(crate::op::SLICE)
             });
             match got {
-                Ok(how) => return how.map_err(|e| PyRuntimeError::new_err(e.to_string())),
+                Ok(how) => {
+                    self.ended.store(true, Ordering::Release);
+                    return how.map_err(|e| PyRuntimeError::new_err(e.to_string()));
+                }
                 Err(_) => py.check_signals()?,
             }
         }

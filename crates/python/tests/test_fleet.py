@@ -1,11 +1,14 @@
 """Peers as processes."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import pccl
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,20 @@ def test_survivors_go_on_when_a_peer_is_killed(crew):
     peers.pop().end()
     for peer in peers:
         peer.succeeds()
+
+
+def test_a_master_that_a_program_forgets_serves_until_it_is_stopped():
+    program = "import pccl; m = pccl.MasterNode('127.0.0.1:0'); m.run(); print(m.port, flush=True){}"
+    for forget in ("", "; del m"):
+        master = subprocess.Popen([sys.executable, "-c", program.format(forget)], stdout=subprocess.PIPE, text=True)
+        try:
+            with pccl.Communicator(f"127.0.0.1:{int(master.stdout.readline())}") as comm:
+                assert comm.world_size == 1 and master.poll() is None
+            master.send_signal(signal.SIGINT)
+            assert master.stdout.read() == "" and master.wait(timeout=60) is not None
+        finally:
+            master.kill()
+            master.wait()
 
 
 def test_a_child_after_fork_has_no_part_in_its_parents_peer(crew):

@@ -419,11 +419,17 @@ class MasterNode:
     :param listen_address: ``ip:port`` or ``[ipv6]:port``; port 0 stands for any free one (:attr:`port`).
     :param options: ``config_file``, or any key of the configuration (``**{"network.heartbeat_timeout_ms": 5000}``).
 
-    As a context manager it runs, and ends at the end of the block.
+    As a context manager it runs, and ends at the end of the block. Without one, a master that runs and is forgotten is
+    waited for until it is interrupted, as PCCL does: a program that runs a master and returns serves until it is stopped.
     """
 
     def __init__(self, listen_address: str, **options: Any):
         self._native = _native.Master(_address(listen_address, "listen address"), _options(options))
+
+    def __del__(self) -> None:
+        native = getattr(self, "_native", None)
+        if native is not None and native.is_running():
+            native.await_termination()
 
     def run(self) -> None:
         """Starts the master and returns."""
