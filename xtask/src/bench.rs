@@ -6,6 +6,7 @@
 
 mod anchors;
 mod bars;
+mod deploy;
 mod loopback;
 mod process;
 mod report;
@@ -16,7 +17,7 @@ mod systems;
 use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use process::Stop;
 use report::{Cell, Outcome, Report};
@@ -25,7 +26,11 @@ use systems::{Programs, System};
 
 /// Compare all-reduce with Gloo, Open MPI and any libpccl.so on this machine.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    instead: Option<Instead>,
+
     /// World sizes.
     #[arg(long, value_delimiter = ',', default_value = "2,4,8")]
     peers: Vec<u32>,
@@ -59,8 +64,18 @@ pub(crate) struct BenchArgs {
     loopback_source: Option<SocketAddr>,
 }
 
+/// Another comparison.
+#[derive(Clone, Debug, Subcommand)]
+enum Instead {
+    /// Compare `pccl deploy` with xargs, GNU parallel and Terraform
+    Deploy(deploy::DeployArgs),
+}
+
 /// Measures, prints the report, and fails if that was cut short or a result was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(Instead::Deploy(args)) = &args.instead {
+        return deploy::run(args);
+    }
     if let Some(address) = args.loopback_source {
         return loopback::send_to(address);
     }
@@ -172,6 +187,13 @@ mod tests {
         let bytes: Vec<u64> = args.bytes.iter().map(|bytes| bytes.0).collect();
         assert_eq!(bytes, [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20, 256 << 20]);
         assert_eq!((args.rounds, args.timeout_s), (3, 60));
+    }
+
+    #[test]
+    fn deployments_are_measured_by_a_command_of_their_own() {
+        assert!(parse(&["deploy", "--only", "tasks,cloud"]).unwrap().instead.is_some());
+        assert!(parse(&["deploy", "--peers", "2"]).is_err());
+        assert!(parse(&["--peers", "2", "deploy"]).is_err());
     }
 
     #[test]

@@ -57,7 +57,7 @@ enum Command {
     /// Prometheus, an S3 server; and the database servers of Debian
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Hosts on this machine with links of a given delay, jitter, loss and rate between them
     Link(link::LinkArgs),
     /// Build the Python package, install it into a fresh environment and test it there

@@ -140,6 +140,11 @@ impl Places {
         Ok(Self { root, target })
     }
 
+    /// Where programs are that are built as users get them.
+    pub(super) fn release(&self) -> PathBuf {
+        self.target.join("release")
+    }
+
     /// Builds our own program as users get it, and makes sure that it can be measured.
     pub(super) fn build_ours(&self) -> Result<PathBuf> {
         let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -175,7 +180,7 @@ fn contains(output: &[u8], text: &str) -> bool {
     String::from_utf8_lossy(output).contains(text)
 }
 
-fn is_on_path(program: &str) -> bool {
+pub(super) fn is_on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }

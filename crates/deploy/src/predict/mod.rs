@@ -53,32 +53,42 @@ pub fn estimates(plan: &Plan) -> Vec<(Duration, f64)> {
 
 /// Forecast of one mode, from `runs` rehearsals.
 pub fn forecast(plan: &Plan, options: &Options, estimates: &[(Duration, f64)], runs: u32) -> Forecast {
-    let mut outcomes: Vec<(Duration, Duration, Timeline)> = (0..u64::from(runs.max(1)))
+    // Of each run only what is asked for: the events of a large deployment would fill the memory.
+    let mut outcomes: Vec<Outcome> = (0..u64::from(runs.max(1)))
         .map(|seed| {
             let mut random = Random::new(options.seed.wrapping_add(seed));
             let durations = sample(plan, estimates, &mut random);
             let waves = options.waves && options.mode == Mode::Auto;
             let bound = plan.lower_bound(&durations, None, waves);
             let timeline = simulate(plan, options, &Rehearsal::new(durations, seed));
-            (timeline.makespan, bound, timeline)
+            let refused = timeline.refused();
+            Outcome { makespan: timeline.makespan, bound, refused, calls: timeline.calls }
         })
         .collect();
-    outcomes.sort_by_key(|(makespan, ..)| *makespan);
-    let mut bounds: Vec<Duration> = outcomes.iter().map(|(_, bound, _)| *bound).collect();
+    outcomes.sort_by_key(|outcome| outcome.makespan);
+    let mut bounds: Vec<Duration> = outcomes.iter().map(|outcome| outcome.bound).collect();
     bounds.sort();
     let at = |part: f64| ((outcomes.len() - 1) as f64 * part).round() as usize;
     let (median, worst) = (at(0.5), at(0.95));
-    let timeline = &outcomes[median].2;
-    let refused = timeline.refused();
+    let (worst, bound) = (outcomes[worst].makespan, bounds[median]);
+    let Outcome { makespan, calls, refused, .. } = outcomes.swap_remove(median);
     Forecast {
         mode: options.mode,
-        expected: outcomes[median].0,
-        worst: outcomes[worst].0,
-        bound: bounds[median],
-        calls: timeline.calls.clone(),
+        expected: makespan,
+        worst,
+        bound,
+        calls,
         refused,
         risk: risk(plan, options, refused),
     }
+}
+
+/// What is kept of a rehearsal.
+struct Outcome {
+    makespan: Duration,
+    bound: Duration,
+    refused: f64,
+    calls: Vec<ScopeUse>,
 }
 
 fn risk(plan: &Plan, options: &Options, refused: f64) -> String {
