@@ -66,7 +66,10 @@ impl Master {
     /// Acts on the members' votes once all have voted.
     pub(super) fn count_votes(&mut self, now: Time, group: PeerGroup) {
         let members = self.stayers(group);
-        let vote_of = |s: &SessionId| self.sessions.get(s).and_then(|s| s.vote);
+        // Of a member that seemed lost when newcomers came, and is waited for again, a vote of before may be left over.
+        let joined = self.stored(group).joined;
+        let is_of_now = |v: &Vote| v.kind == VoteKind::Synchronize || v.since == joined;
+        let vote_of = |s: &SessionId| self.sessions.get(s).and_then(|s| s.vote).filter(is_of_now);
         let votes: Vec<Vote> = members.iter().filter_map(vote_of).collect();
         if votes.is_empty() || votes.len() < members.len() {
             return;

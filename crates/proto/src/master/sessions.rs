@@ -206,13 +206,12 @@ impl Master {
             let epoch = self.epoch_of(group);
             self.send(conn, MasterMessage::Prepare { change, epoch });
         }
-        match vote {
-            Some(vote) => self.voted(now, session.id, vote),
-            None => {
-                if let Some(state) = self.sessions.get_mut(&session.id) {
-                    state.vote = None;
-                }
-            }
+        // What it does not say now it does not wait for any more.
+        if let Some(state) = self.sessions.get_mut(&session.id) {
+            state.vote = None;
+        }
+        if let Some(vote) = vote {
+            self.voted(now, session.id, vote);
         }
     }
 
