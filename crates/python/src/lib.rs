@@ -8,6 +8,7 @@ mod communicator;
 mod errors;
 mod master;
 mod op;
+mod safetensors;
 
 use pyo3::prelude::*;
 
@@ -16,5 +17,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<communicator::Communicator>()?;
     module.add_class::<master::Master>()?;
     module.add_class::<op::Pending>()?;
+    module.add_function(wrap_pyfunction!(safetensors::read_safetensors, module)?)?;
+    module.add_function(wrap_pyfunction!(safetensors::write_safetensors, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

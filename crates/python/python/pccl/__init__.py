@@ -5,7 +5,7 @@ exceptions of PCCL's Python framework are here by the same names; tensors are an
 (PyTorch, NumPy, DLPack, the buffer protocol), and are never copied.
 """
 
-from . import cuda
+from . import cuda, safetensors
 from ._communicator import AsyncReduceHandle, Communicator, MasterNode, Member, Membership
 from ._errors import FatalError, InputLostError, PCCLError, ReconfigureError, Result, RetryError
 from ._native import __version__
@@ -60,4 +60,5 @@ __all__ = [
     "__version__",
     "average_parameters",
     "cuda",
+    "safetensors",
 ]

@@ -63,9 +63,9 @@ _DLPACK_CPU = (1, 3)
 
 
 class Buffer:
-    """Elements in memory: ``address``, ``nbytes``, ``count``, ``dtype``; what owns them is kept."""
+    """Elements in memory: ``address``, ``nbytes``, ``count``, ``dtype``, ``shape``; what owns them is kept."""
 
-    __slots__ = ("address", "nbytes", "count", "dtype", "_owner", "_view")
+    __slots__ = ("address", "nbytes", "count", "dtype", "shape", "_owner", "_view")
 
     def __init__(self, tensor: Any, *, writable: bool):
         self._owner = tensor
@@ -87,6 +87,7 @@ class Buffer:
             raise ValueError("The tensor must be contiguous")
         self.address = tensor.data_ptr()
         self.count = tensor.numel()
+        self.shape = tuple(tensor.shape)
         self.dtype = DataType.from_torch_dtype(tensor.dtype)
 
     def _numpy(self, array: Any, writable: bool) -> None:
@@ -96,6 +97,7 @@ class Buffer:
             raise ValueError("The array is read-only")
         self.address = array.__array_interface__["data"][0]
         self.count = array.size
+        self.shape = array.shape
         self.dtype = DataType.from_numpy_dtype(array.dtype)
 
     def _dlpack(self, tensor: Any) -> None:
@@ -113,6 +115,7 @@ class Buffer:
                 expected *= shape[i]
         kind = _DLPACK_KINDS.get(found.code, f"dlpack{found.code}_")
         self.dtype = DataType._named(f"{kind}{found.bits}" if found.lanes == 1 else "vectors")
+        self.shape = tuple(shape)
         self.count = 1
         for n in shape:
             self.count *= n
@@ -140,6 +143,7 @@ class Buffer:
             raise ValueError(f"Unsupported dtype: buffer format {spelled!r}")
         self.dtype = DataType._named(f"{kind}{8 * view.itemsize}")
         self.count = view.len // view.itemsize
+        self.shape = memoryview(tensor).shape
         self.address = view.buf or 0
 
 

@@ -58,6 +58,11 @@ class DataType(Enum):
         """Bytes of one element."""
         return _SIZES[self]
 
+    @property
+    def _array_name(self) -> str:
+        """What NumPy and PyTorch call it."""
+        return _NAMES[self]
+
     def to_torch_dtype(self) -> Any:
         """The ``torch.dtype``. ``ValueError`` if this version of PyTorch has none."""
         import torch
@@ -226,6 +231,7 @@ class TensorInfo:
         dtype: DataType,
         device_type: DeviceType = DeviceType.CPU,
         allow_content_inequality: bool = False,
+        shape: "tuple[int, ...] | None" = None,
     ):
         if data_ptr == 0 and numel > 0:
             raise ValueError("Invalid data pointer: nullptr")
@@ -235,6 +241,8 @@ class TensorInfo:
         self.dtype = dtype
         self.device_type = device_type
         self.allow_content_inequality = allow_content_inequality
+        #: As it is saved; without one, it is a vector.
+        self.shape = (numel,) if shape is None else shape
         self._keep: Any = None
 
     @classmethod
@@ -249,6 +257,7 @@ class TensorInfo:
             numel=buffer.count,
             dtype=buffer.dtype,
             allow_content_inequality=allow_content_inequality,
+            shape=buffer.shape,
         )
         info._keep = buffer
         return info
@@ -280,6 +289,25 @@ class SharedState:
     def push_revision(self) -> None:
         """Raises the revision by one."""
         self.revision += 1
+
+    def save(self, path: Any, metadata: "dict[str, str] | None" = None) -> None:
+        """Writes all tensors to a safetensors file, with the revision among its metadata (``"revision"``). The file is
+        replaced when everything is on the disk. Raises ``OSError``.
+        """
+        from .safetensors import save_state
+
+        save_state(self._infos, path, {**(metadata or {}), "revision": str(self.revision)})
+
+    def load(self, path: Any) -> "dict[str, str]":
+        """Fills the tensors from a safetensors file that has exactly these, by names, element types and numbers of
+        elements; takes its revision if it has one (so does what ``pccl checkpoint restore --output`` writes), and returns
+        its metadata. Raises ``ValueError`` if the file is not whole or has other tensors; nothing has been changed then.
+        """
+        from .safetensors import load_state
+
+        metadata = load_state(self._infos, path)
+        self.revision = int(metadata.get("revision", self.revision))
+        return metadata
 
 
 class SharedStateSyncInfo:
