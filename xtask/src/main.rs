@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod cloud;
+mod fuzz;
 mod install;
 mod link;
 mod python;
@@ -47,6 +48,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Let libFuzzer look for inputs that do harm
+    Fuzz(fuzz::FuzzArgs),
     /// Check the rules of the house that a machine can check
     Tidy {
         /// Lower the figures of the ratchet to what the tree has reached
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Test { filters } => Ok(test::run(&filters)),
         Command::Sim { arguments } => sim::run(&arguments),
         Command::Cloud { arguments } => cloud::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy { update } => tidy::run(update),
         Command::Tools => tools::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -19,6 +19,8 @@ pub use fork::not_for_children;
 pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
 pub use net::Net;
 pub use pccl_proto::machine::Machine;
+#[doc(hidden)]
+pub use security::Channel;
 pub use security::{
     Reason, Refused, SecureStream, Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles,
 };

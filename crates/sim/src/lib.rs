@@ -24,7 +24,9 @@ mod trace;
 mod world;
 
 pub use hostile::hostile;
+pub use memory::{Arithmetic, Memory};
 pub use plan::Ending;
 pub use runs::{Outcome, every_end, missed, one_end, run_seed};
 pub use scenario::{Story, Unclear};
+pub use state::{Shape, State};
 pub use stats::Stats;

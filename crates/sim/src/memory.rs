@@ -10,7 +10,7 @@ pub(crate) const UNTOUCHED: u8 = 0xAA;
 
 /// Buffers of one op.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Memory {
+pub enum Memory {
     /// Input and output are the same.
     InPlace(Vec<u8>),
     /// They are not.
@@ -24,7 +24,7 @@ pub(crate) enum Memory {
 
 impl Memory {
     /// Buffers with this input; an output of `output_bytes` if they are apart.
-    pub(crate) fn new(input: Vec<u8>, in_place: bool, output_bytes: usize) -> Self {
+    pub fn new(input: Vec<u8>, in_place: bool, output_bytes: usize) -> Self {
         if in_place {
             Self::InPlace(input)
         } else {
@@ -60,7 +60,7 @@ impl OpMemory for Memory {
 
 /// The shipped kernels.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Arithmetic;
+pub struct Arithmetic;
 
 fn dtype(d: DataType) -> kernels::DataType {
     kernels::DataType::from_code(d.code()).unwrap_or(kernels::DataType::Uint8)

@@ -12,10 +12,11 @@ const HASH_BYTES: usize = size_of::<u128>();
 
 /// Names, sizes and blocks of the tensors that a group's programs share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub(crate) block_bytes: u32,
+pub struct Shape {
+    /// Bytes of a block.
+    pub block_bytes: u32,
     /// Bytes of each tensor that is compared.
-    pub(crate) tensors: Vec<usize>,
+    pub tensors: Vec<usize>,
 }
 
 impl Shape {
@@ -24,7 +25,7 @@ impl Shape {
     }
 
     /// The tensors as they are offered, with one that everybody has for itself.
-    pub(crate) fn keys(&self) -> Vec<TensorKey> {
+    pub fn keys(&self) -> Vec<TensorKey> {
         let compared = self.tensors.iter().enumerate().map(|(i, bytes)| (format!("w{i}"), *bytes, true));
         let own = ("a".to_owned(), 4, false);
         let key =
@@ -61,13 +62,13 @@ impl Shape {
     }
 
     /// The hash over everything.
-    pub(crate) fn content(&self, bytes: &[u8]) -> u128 {
+    pub fn content(&self, bytes: &[u8]) -> u128 {
         self.content_of(&self.hashes(bytes))
     }
 }
 
 /// The memory of one synchronization.
-pub(crate) struct State {
+pub struct State {
     shape: Shape,
     blocks: Vec<Range<usize>>,
     /// What is offered; only read.
@@ -79,7 +80,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(shape: Shape, own: Vec<u8>) -> Self {
+    /// Of a program that has `own`: the tensors that are compared, one after the other.
+    pub fn new(shape: Shape, own: Vec<u8>) -> Self {
         let before = shape.hashes(&own).iter().flat_map(|h| h.to_le_bytes()).collect();
         let blocks = shape.blocks();
         Self { shape, blocks, own, before, manifest: Vec::new(), received: BTreeMap::new() }

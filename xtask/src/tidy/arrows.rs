@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cloud", &["deploy"]),
     ("sim", &["proto", "kernels", "deploy"]),
     ("link", &[]),
+    ("fuzz", &["proto", "net", "config", "deploy", "sim"]),
     ("xtask", &["link"]),
 ];
 
@@ -32,7 +33,7 @@ const CORES: &[&str] = &["collective", "proto", "config", "kernels", "deploy", "
 pub(super) const PURE: &[&str] = &["collective", "proto", "config", "deploy", "besu"];
 
 /// Rooms that no user gets.
-const NOT_SHIPPED: &[&str] = &["sim", "cloud", "link", "xtask"];
+const NOT_SHIPPED: &[&str] = &["sim", "cloud", "link", "fuzz", "xtask"];
 
 /// Packages that bring a socket, a clock, a thread, a file or entropy. The standard library has them too: `source`
 /// looks for those names. `rand_core` is none of them: it has traits only, and takes entropy from `getrandom`.

@@ -99,8 +99,8 @@ impl Outgoing {
     }
 }
 
-/// One connection.
-pub(crate) struct Channel {
+/// One connection. Public for the targets of `fuzz` only.
+pub struct Channel {
     stage: Stage,
     layer: Layer,
     incoming: Incoming,
@@ -120,7 +120,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// Of a connection that we dial.
-    pub(crate) fn dialing(security: &Security, addr: SocketAddr) -> Result<Self, Refused> {
+    pub fn dialing(security: &Security, addr: SocketAddr) -> Result<Self, Refused> {
         let mut channel = Self::new(security, Some(addr));
         match security.tls_client(addr)? {
             Some(handshake) => channel.stage = Stage::Tls(Box::new(handshake)),
@@ -131,7 +131,7 @@ impl Channel {
     }
 
     /// Of a connection that we have accepted.
-    pub(crate) fn accepting(security: &Security) -> Result<Self, Refused> {
+    pub fn accepting(security: &Security) -> Result<Self, Refused> {
         let mut channel = Self::new(security, None);
         match security.tls_server()? {
             Some(handshake) => channel.stage = Stage::Tls(Box::new(handshake)),
@@ -158,7 +158,7 @@ impl Channel {
     }
 
     /// Whether the other side is known, and bytes of the protocol may pass.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open)
     }
 
@@ -178,12 +178,12 @@ impl Channel {
     }
 
     /// Where the next bytes from the socket go. Never empty.
-    pub(crate) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         self.incoming.room()
     }
 
     /// So many bytes have come.
-    pub(crate) fn received(&mut self, n: usize) -> Result<(), Refused> {
+    pub fn received(&mut self, n: usize) -> Result<(), Refused> {
         self.incoming.end += n;
         if self.is_open() {
             self.incoming.grow();
@@ -327,7 +327,7 @@ impl Channel {
     }
 
     /// Bytes that the other side sent, opened; none if more must come first.
-    pub(crate) fn plain(&mut self) -> Result<&[u8], Refused> {
+    pub fn plain(&mut self) -> Result<&[u8], Refused> {
         let incoming = &mut self.incoming;
         let outgoing = &mut self.outgoing;
         while incoming.plain.is_empty() && incoming.start < incoming.end && !self.closed {
@@ -358,12 +358,12 @@ impl Channel {
     }
 
     /// So many bytes of [`plain`](Self::plain) have been used.
-    pub(crate) fn take(&mut self, n: usize) {
+    pub fn take(&mut self, n: usize) {
         self.incoming.plain.start += n;
     }
 
     /// Takes bytes to be written, as many as are good for one write: how many.
-    pub(crate) fn seal(&mut self, chunks: &[&[u8]]) -> Result<usize, Refused> {
+    pub fn seal(&mut self, chunks: &[&[u8]]) -> Result<usize, Refused> {
         self.seal_chunks(chunks)
     }
 
@@ -378,7 +378,7 @@ impl Channel {
     }
 
     /// Says that no more comes, where the layer has a word for it.
-    pub(crate) fn seal_close(&mut self) {
+    pub fn seal_close(&mut self) {
         let outgoing = &mut self.outgoing;
         if let Layer::Tls(records) = &mut self.layer {
             // The connection is closed in any case.
@@ -387,12 +387,12 @@ impl Channel {
     }
 
     /// Whether anything is to be written.
-    pub(crate) fn has_outgoing(&self) -> bool {
+    pub fn has_outgoing(&self) -> bool {
         !self.outgoing.records.is_empty()
     }
 
     /// What is to be written next.
-    pub(crate) fn outgoing(&self) -> Vec<IoSlice<'_>> {
+    pub fn outgoing(&self) -> Vec<IoSlice<'_>> {
         let mut slices = Vec::with_capacity(self.outgoing.records.len().min(SLICES));
         // The first one may have been written in part.
         let mut from = self.outgoing.written;
@@ -404,7 +404,7 @@ impl Channel {
     }
 
     /// So many bytes of [`outgoing`](Self::outgoing) have been written.
-    pub(crate) fn written(&mut self, n: usize) {
+    pub fn written(&mut self, n: usize) {
         self.outgoing.written += n;
         while let Some(first) = self.outgoing.records.front() {
             if self.outgoing.written < first.len() {

@@ -25,7 +25,8 @@ use pccl_observe::Metrics;
 use rustls::pki_types::ServerName;
 
 pub(crate) use beats::Beats;
-pub(crate) use channel::Channel;
+#[doc(hidden)]
+pub use channel::Channel;
 use files::Tls;
 pub use files::{TlsFileError, TlsFiles};
 use handshake::Handshake;

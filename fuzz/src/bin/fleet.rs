@@ -1,0 +1,11 @@
+//! Target `fleet`: under libFuzzer where it is built for that, else once for each file that is named.
+#![forbid(unsafe_code)]
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pccl_fuzz::run("fleet", data));
+
+#[cfg(not(fuzzing))]
+fn main() -> std::process::ExitCode {
+    pccl_fuzz::replay("fleet")
+}
