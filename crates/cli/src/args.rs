@@ -16,6 +16,7 @@ use crate::exit;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
+use crate::verify::VerifyArgs;
 use crate::worker::WorkerArgs;
 
 /// Collectives that survive: peers sum and average tensors over TCP/IP, and may die or join at any moment.
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Leaves the same averaged model on every machine where it runs
     Average(AverageArgs),
+    /// Whether machines can all-reduce, and whether the sums are right
+    Verify(VerifyArgs),
     /// A private authority, and certificates of a fleet
     Cert(CertArgs),
     /// A QBFT network of Besu nodes: keys, genesis, configuration, Kubernetes manifests

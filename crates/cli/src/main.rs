@@ -26,6 +26,7 @@ mod size;
 mod status;
 mod table;
 mod up;
+mod verify;
 mod worker;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Cert(args) => cert::run(args),
         Command::Besu(args) => besu::run(args),
         Command::Config(args) => configuration::run(args),

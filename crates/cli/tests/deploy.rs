@@ -163,6 +163,28 @@ fn a_task_that_takes_too_long_is_ended_with_all_it_started() {
 }
 
 #[test]
+fn outputs_are_shown_live_line_by_line_behind_the_names_of_their_tasks() {
+    let site = Site::new(&file(4, &["a"], ""));
+    fs::write(
+        site.path("task.sh"),
+        "printf half-; while [ ! -e go ]; do sleep 0.02; done; echo $2; printf end",
+    )
+    .unwrap();
+    let mut engine = Running::start(site.command(&["up", "--live"]));
+    until("the tasks run", || {
+        (site.lines(".pccl-deploy/site/run-1/a__region04.1.log") == ["half-"]).then_some(())
+    });
+    fs::write(site.path("go"), "").unwrap();
+    let said = engine.rest();
+    for n in 1..=4 {
+        for line in [format!("a/region0{n} | half-region0{n}"), format!("a/region0{n} | end")] {
+            assert_eq!(said.lines().filter(|said| *said == line).count(), 1, "`{line}`: {said}");
+        }
+    }
+    assert!(!text(&site.run(&["run"]).stdout).contains(" | "), "outputs are shown on demand");
+}
+
+#[test]
 fn a_gate_that_stays_shut_stops_the_rollout() {
     let waves =
         "waves: { sizes: [2], gates: [{ name: healthy, run: { command: { run: [test, -e, healthy] } } }] }\n";

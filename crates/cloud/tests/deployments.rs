@@ -56,7 +56,8 @@ fn the_other_deployments_are_planned() {
     assert_eq!(tasks(&upgrade), [("restart".to_owned(), 48)].into());
     assert_eq!(upgrade.waves.len(), 2);
     let fleet = tasks(&plan("pccl-fleet/deploy.yaml"));
-    assert_eq!((fleet["master"], fleet["workers"], fleet["verification"]), (1, 24, 1));
+    assert_eq!((fleet["master"], fleet["workers"], fleet["monitoring"]), (1, 24, 24));
+    assert_eq!((fleet["verification"], fleet["all-reduce"], fleet["result"]), (24, 24, 24));
     assert_eq!(tasks(&plan("local.yaml"))["all-reduce"], 2);
 }
 
@@ -110,10 +111,11 @@ fn obeys_the_schemas(files: &[PathBuf]) {
 
 #[test]
 fn manifests_obey_the_schemas_of_kubernetes() {
-    let folder = root().join("deployments/besu-138/kubernetes");
-    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let folders = ["deployments/besu-138/kubernetes", "deployments/pccl-fleet/kubernetes"];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(root().join(folder)).unwrap());
+    let paths = files.map(|entry| entry.unwrap().path());
     let manifests: Vec<_> =
-        files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+        paths.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
     obeys_the_schemas(&manifests);
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct Together {
 /// What every job has.
 #[derive(Debug)]
 struct Paper {
+    name: String,
     log: PathBuf,
     mark: String,
     timeout: Duration,
@@ -61,11 +62,25 @@ struct Paper {
 }
 
 impl Job {
-    pub(crate) fn timeout(&self) -> Duration {
+    fn paper(&self) -> &Paper {
         match self {
-            Self::Single(single) | Self::Gate(single, _) => single.paper.timeout,
-            Self::Batch(batch) => batch.paper.timeout,
+            Self::Single(single) | Self::Gate(single, _) => &single.paper,
+            Self::Batch(batch) => &batch.paper,
         }
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.paper().timeout
+    }
+
+    /// The file that its processes write to.
+    pub(crate) fn log(&self) -> &Path {
+        &self.paper().log
+    }
+
+    /// What its output is called: the task, the phase of a batch, the gate.
+    pub(crate) fn name(&self) -> &str {
+        &self.paper().name
     }
 }
 
@@ -98,6 +113,7 @@ impl Workshop {
             paper: Paper {
                 log: self.logs.join(log_name(&name, attempt)),
                 mark: format!("{}/{name}#{attempt}", self.mark),
+                name,
                 timeout: phase.timeout.0,
                 parallelism: scheduler.parallelism(task),
             },
@@ -127,6 +143,7 @@ impl Workshop {
             is_whole: range.len() == tasks.len(),
             earlier,
             paper: Paper {
+                name: phase.name.clone(),
                 log: self.logs.join(format!("{}.batch-{number:05}.log", phase.name)),
                 mark: format!("{}/{}#batch-{number}", self.mark, phase.name),
                 timeout: phase.timeout.0,
@@ -147,6 +164,7 @@ impl Workshop {
             action: rule.map_or_else(missing, |rule| self.renderer.action(&rule.run, &context)),
             verify: None,
             paper: Paper {
+                name: format!("gate {name}"),
                 log: self.logs.join(format!("gate-{}-{name}.log", wave + 1)),
                 mark: format!("{}/gate-{name}#{wave}", self.mark),
                 timeout: rule.map_or(Duration::from_secs(600), |rule| rule.timeout.0),
@@ -303,6 +321,7 @@ pub(crate) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), 
     let control = Control::default();
     let (sender, _receiver) = std::sync::mpsc::channel();
     let paper = Paper {
+        name: single.paper.name.clone(),
         log: single.paper.log.with_extension("check.log"),
         mark: format!("{}-check", single.paper.mark),
         timeout: single.paper.timeout,

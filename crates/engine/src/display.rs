@@ -10,6 +10,7 @@ use pccl_deploy::progress::{Cell, PhaseProgress, Progress, TargetProgress, Waiti
 use pccl_deploy::schedule::Outcome;
 
 use crate::clock::Stamp;
+use crate::outputs::Line;
 
 /// How a run is shown.
 pub(crate) enum Display {
@@ -72,6 +73,17 @@ impl Display {
             Self::Lines => say(text),
             Self::Bars(bars) => above(bars.as_deref(), text),
             Self::Json | Self::Quiet => {}
+        }
+    }
+
+    /// Shows a line that a task has printed.
+    pub(crate) fn output(&mut self, line: &Line) {
+        let Line { name, text } = line;
+        match self {
+            Self::Json => say(&serde_json::json!({ "output": name, "line": text }).to_string()),
+            Self::Lines => say(&format!("{name} | {text}")),
+            Self::Bars(bars) => above(bars.as_deref(), &format!("{name} | {text}")),
+            Self::Quiet => {}
         }
     }
 

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::display::Display;
 use crate::failure::DeployError;
 use crate::metrics::Watched;
+use crate::outputs::{Line, Outputs};
 use crate::process::Control;
 use crate::runners::Site;
 use crate::store::Store;
@@ -89,6 +90,8 @@ pub(crate) struct Engine {
     /// When this session last said how far it is.
     told: Option<Duration>,
     fault_after: Option<u64>,
+    /// What running attempts print, if somebody wants to see it.
+    pub(crate) outputs: Option<Outputs>,
 }
 
 impl Engine {
@@ -130,6 +133,7 @@ impl Engine {
             shared: None,
             told: None,
             fault_after,
+            outputs: None,
         }
     }
 
@@ -173,6 +177,8 @@ impl Engine {
             }
             self.tell();
             self.wait();
+            let lines = self.outputs.as_mut().map(Outputs::lines);
+            self.show(lines.unwrap_or_default());
             self.enforce_deadlines();
         }
     }
@@ -228,9 +234,19 @@ impl Engine {
             Message::Ended { task, outcome } => {
                 self.scheduler.handle_outcome(now, task, outcome);
             }
-            Message::Over { job } => drop(self.active.remove(&job)),
+            Message::Over { job } => {
+                self.active.remove(&job);
+                let lines = self.outputs.as_mut().map(|outputs| outputs.finish(job));
+                self.show(lines.unwrap_or_default());
+            }
             Message::Gate { gate, answer } => self.scheduler.handle_gate(now, gate, answer),
             Message::Signal => self.signal(),
+        }
+    }
+
+    fn show(&mut self, lines: Vec<Line>) {
+        for line in lines {
+            self.display.output(&line);
         }
     }
 
@@ -366,6 +382,9 @@ impl Engine {
         self.next_job += 1;
         let control = Arc::new(Control::default());
         let deadline = self.clock.now().saturating_add(job.timeout());
+        if let Some(outputs) = &mut self.outputs {
+            outputs.follow(self.next_job, job.name(), job.log().to_owned());
+        }
         self.active.insert(self.next_job, Active { control: Arc::clone(&control), deadline, asked: false });
         attempt::spawn(job, self.next_job, Arc::clone(&self.site), control, self.sender.clone());
     }

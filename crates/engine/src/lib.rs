@@ -6,9 +6,9 @@
 //! | `engine` | the loop between the scheduler, the processes and the journal |
 //! | `attempt`, `process`, `runners` | one attempt of a task: its processes, and the tools that it runs |
 //! | `store` | the journal: records in order, a lock, a fence |
-//! | `display` | what the operator sees meanwhile |
+//! | `display`, `outputs` | what the operator sees meanwhile |
 //! | `view`, `watch`, `serve`, `metrics` | what others see of a run, from its journal |
-//! | `setup` | from a file and the command line to a plan |
+//! | `setup`, `forecast` | from a file and the command line to a plan, and what is to be expected of it |
 #![forbid(unsafe_code)]
 
 mod attempt;
@@ -16,7 +16,9 @@ mod clock;
 mod display;
 mod engine;
 mod failure;
+mod forecast;
 mod metrics;
+mod outputs;
 mod process;
 mod runners;
 mod serve;
@@ -32,6 +34,7 @@ pub use clock::{Stamp, now_ms};
 pub use display::time;
 pub use engine::Summary;
 pub use failure::DeployError;
+pub use forecast::Outlook;
 pub use serve::serve;
 pub use session::{Again, Manner, begin, go_on};
 pub use setup::{Choices, Source, undoing};

@@ -22,6 +22,7 @@ use crate::display::Display;
 use crate::engine::{Engine, Message, Summary};
 use crate::failure::DeployError;
 use crate::metrics;
+use crate::outputs::Outputs;
 use crate::process;
 use crate::runners::{Site, terraform};
 use crate::setup::{self, Choices, Source};
@@ -42,6 +43,8 @@ pub struct Manner {
     pub json: bool,
     /// Only the end.
     pub quiet: bool,
+    /// Also what tasks print, line by line.
+    pub live: bool,
     /// The journal of a team.
     pub journal: Option<JournalUrl>,
     /// Where metrics of the run are served.
@@ -163,6 +166,7 @@ impl Session {
         let mut engine =
             Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
         engine.shared = shared;
+        engine.outputs = manner.live.then(Outputs::default);
         let (summary, mut store) = engine.run(first)?;
         if let Ok(tools) = tools.join() {
             store.append(run, &[Record::Tools { tools }])?;

@@ -45,6 +45,7 @@ enum Deploy {
     /// Tasks, waves, and for every mode: time, lower bound, critical path, API use, risk
     Plan(PlanArgs),
     /// Run the deployment
+    #[command(visible_alias = "up")]
     Run(RunArgs),
     /// Go on with a run that was stopped or killed
     Resume(AgainArgs),
@@ -82,9 +83,9 @@ struct PlanArgs {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Rehearsals for each mode
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
+    /// Rehearsals for each mode [default: 20, fewer for more than 2,500 tasks]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
     #[command(flatten)]
     journal: JournalArgs,
 }
@@ -132,6 +133,9 @@ struct MannerArgs {
     /// Only the end
     #[arg(long, short)]
     quiet: bool,
+    /// Also what tasks print, each line behind the name of its task
+    #[arg(long, conflicts_with = "quiet")]
+    live: bool,
 }
 
 /// Where the journal is.
@@ -226,7 +230,7 @@ impl MannerArgs {
     fn manner(&self) -> Manner {
         let JournalArgs { state, journal } = self.journal.clone();
         let (durable, metrics) = (self.journal_sync == "on", self.metrics_address.clone());
-        Manner { state, durable, json: self.json, quiet: self.quiet, journal, metrics }
+        Manner { state, durable, json: self.json, quiet: self.quiet, live: self.live, journal, metrics }
     }
 }
 
