@@ -3,7 +3,7 @@
 //! * [`Metrics`] is a cheap handle on the figures that operators watch. Parts of the program that know more about
 //!   themselves are a [`Source`], asked at each scrape.
 //! * [`Serving`] answers `/metrics`, `/healthz` and `/readyz` on a port, from a thread of its own.
-//! * [`flight`] keeps what happened last, for a dump when something goes wrong.
+//! * [`flight`] keeps what happened last, for a dump when something goes wrong; [`story`] makes one story of many dumps.
 //! * [`init`] starts logging for the whole process, by [`LogSettings`] and `PCCL_LOG_LEVEL`. Libraries never call
 //!   it; they only emit `tracing` events, and a program that embeds them keeps its own subscriber.
 //!
@@ -18,6 +18,7 @@ mod page;
 mod rotate;
 mod serve;
 mod source;
+pub mod story;
 mod text;
 mod throughput;
 

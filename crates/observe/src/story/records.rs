@@ -1,14 +1,14 @@
 //! Where flight records come from: processes that are asked, and files.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use pccl_observe::flight::Line;
+use thiserror::Error;
 
-use crate::error::CliError;
+use crate::flight::Line;
 
 /// How long a process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,17 +17,17 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// A flight record.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
+pub struct Record {
     /// Where it came from.
-    pub(crate) name: String,
+    pub name: String,
     /// As it was read.
-    pub(crate) text: String,
+    pub text: String,
     /// Its lines, with times of this machine's clock as far as the difference is known.
-    pub(crate) lines: Vec<Line>,
+    pub lines: Vec<Line>,
 }
 
 /// Reads all sources; those that cannot be read are told in words.
-pub(crate) fn read(sources: &[String]) -> (Vec<Record>, Vec<String>) {
+pub fn read(sources: &[String]) -> (Vec<Record>, Vec<String>) {
     let mut records = Vec::new();
     let mut unread = Vec::new();
     for source in sources {
@@ -103,13 +103,27 @@ fn record(name: String, text: String, offset_us: i64) -> Result<Record, String> 
     Ok(Record { name, text, lines })
 }
 
+/// Why records were not kept.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[error("failed to write {}: {source}", path.display())]
+pub struct KeepError {
+    /// The folder, or the file in it.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
 /// Writes records into a folder, as they were read.
-pub(crate) fn keep(folder: &Path, records: &[Record]) -> Result<(), CliError> {
-    fs::create_dir_all(folder).map_err(|e| CliError::system(&format!("make {}", folder.display()), &e))?;
+pub fn keep(folder: &Path, records: &[Record]) -> Result<(), KeepError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| KeepError { path, source }
+    };
+    fs::create_dir_all(folder).map_err(failed(folder))?;
     for (number, record) in records.iter().enumerate() {
         let path = folder.join(format!("pccl-flight-collected-{number}.jsonl"));
-        fs::write(&path, &record.text)
-            .map_err(|e| CliError::system(&format!("write {}", path.display()), &e))?;
+        fs::write(&path, &record.text).map_err(failed(&path))?;
     }
     Ok(())
 }

@@ -1,11 +1,9 @@
 //! `pccl doctor`: what happened, from the flight records of a fleet.
 
-mod source;
-mod story;
-
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use pccl_observe::story;
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
@@ -52,7 +50,7 @@ struct CollectArgs {
 /// Collects and tells.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, CliError> {
     let DoctorCommand::Collect(args) = &args.command;
-    let (records, unread) = source::read(&args.sources);
+    let (records, unread) = story::read(&args.sources);
     for why in &unread {
         eprintln!("warning: {why}");
     }
@@ -62,7 +60,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, CliError> {
         ));
     }
     if let Some(folder) = &args.out {
-        source::keep(folder, &records)?;
+        story::keep(folder, &records).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
     }
     let story = story::tell(&records, args.all);
     if args.json {

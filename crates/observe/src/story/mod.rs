@@ -1,19 +1,22 @@
-//! One story from many flight records: a timeline, and where the trouble began.
+//! One story from many flight records: a timeline, and where the trouble began. `pccl doctor` tells it.
+
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use pccl_observe::flight::{Line, What};
 use serde::Serialize;
 
-use super::source::Record;
+use crate::flight::{Line, What};
+
+pub use records::{KeepError, Record, keep, read};
 
 /// Troubles further apart than this are not of one chain.
 const CHAIN_GAP_US: u64 = 10_000_000;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Story {
+pub struct Story {
     /// The records that it is made of.
     records: Vec<String>,
     /// What happened when, oldest first.
@@ -55,7 +58,7 @@ struct Unfinished {
 }
 
 /// Tells it; `all` ops or only those that are of interest.
-pub(crate) fn tell(records: &[Record], all: bool) -> Story {
+pub fn tell(records: &[Record], all: bool) -> Story {
     let mut lines: Vec<&Line> = records.iter().flat_map(|record| &record.lines).collect();
     lines.sort_by_key(|line| line.at_us);
     // A record that was collected twice tells nothing new.
@@ -98,7 +101,6 @@ fn moment(line: &Line) -> Moment {
                 if *recoveries > 0 { format!(", begun again {recoveries} times") } else { String::new() };
             format!("op {tag} done in epoch {epoch} after {}{again}", duration(*took_us))
         }
-        _ => "something that this version does not know".to_owned(),
     };
     Moment { at_us: line.at_us, who: line.who.clone(), trouble: is_trouble(&line.what), text }
 }
@@ -164,7 +166,7 @@ fn unfinished(lines: &[&Line]) -> Vec<Unfinished> {
 
 impl Story {
     /// For a person.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("{} flight records: {}", self.records.len(), self.records.join(", "))];
         let day = self.timeline.first().map_or(0, |first| first.at_us / DAY_US);
         lines.push(format!("times are UTC, from {}", date(day)));
