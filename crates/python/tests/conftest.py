@@ -63,8 +63,8 @@ def crew(master):
     """Starts peers and ends them in every case."""
     started = []
 
-    def start(name, world):
-        peers = [Peer(name, master.port, i, world) for i in range(world)]
+    def start(name, world, only=None):
+        peers = [Peer(name, master.port, i, world) for i in (range(world) if only is None else only)]
         started.extend(peers)
         return peers
 

@@ -344,8 +344,10 @@ def same_everywhere(comm, model):
         assert torch.equal(low, high), "the same bits everywhere"
 
 
-def diloco(delayed=False, quantization=None):
-    """The loss falls, and the parameters are the same everywhere after each round; the last peer is lost half-way."""
+def diloco(delayed=False, quantization=None, fragments=1, steps=300):
+    """The loss falls, and the parameters are the same everywhere at the end; the last peer is lost half-way: at the end of
+    a round, or within one if there is something to average there.
+    """
     import torch
 
     model = small_model(INDEX)
@@ -356,6 +358,7 @@ def diloco(delayed=False, quantization=None):
         inner_steps=5,
         delayed=delayed,
         quantization=quantization,
+        fragments=fragments,
         outer_lr=0.5,
         # Of so small a problem a round covers much of the way: with 0.9, averages that are one round late overshoot.
         outer_momentum=0.5 if delayed else 0.9,
@@ -363,14 +366,15 @@ def diloco(delayed=False, quantization=None):
     outer.synchronize()
     inner = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []
-    for step in range(300):
+    for step in range(steps):
         x, y = batch(step)
         inner.zero_grad()
         loss = torch.nn.functional.mse_loss(model(x), y)
         loss.backward()
         inner.step()
         losses.append(loss.item())
-        if outer.step() and comm.world_size == WORLD and INDEX == WORLD - 1 and step > 100:
+        ended = outer.step()
+        if INDEX == WORLD - 1 and step > 100 and ended == (fragments == 1):
             os.kill(os.getpid(), signal.SIGKILL)
     outer.finish()
     same_everywhere(comm, model)
@@ -385,6 +389,54 @@ def diloco_delayed():
 
 def diloco_quantized():
     diloco(quantization=pccl.QuantizationOptions())
+
+
+def diloco_streaming():
+    # Ends within a round.
+    diloco(fragments=2, steps=303)
+
+
+def diloco_streaming_delayed():
+    diloco(fragments=2, delayed=True, steps=303)
+
+
+def streaming_joined():
+    """Peers that come later take part from the end of a round on, and end with the same parameters and momentum."""
+    import torch
+
+    model = small_model(INDEX)
+    step, stop = torch.zeros((), dtype=torch.int64), torch.full((), -1)
+    comm = pccl.Communicator(f"127.0.0.1:{PORT}")
+    comm.connect()
+    outer = pccl.DiLoCo(
+        comm,
+        model.parameters(),
+        inner_steps=6,
+        fragments=2,
+        delayed=True,
+        outer_momentum=0.5,
+        state={"step": step, "stop": stop},
+    )
+    outer.synchronize()
+    inner = torch.optim.SGD(model.parameters(), lr=0.05)
+    while step != stop:
+        if stop < 0 and comm.world_size == WORLD:
+            # All see it before the same step, newcomers too: nobody comes in but at the end of a round.
+            stop.fill_(int(step) + 20)
+        x, y = batch(int(step))
+        inner.zero_grad()
+        torch.nn.functional.mse_loss(model(x), y).backward()
+        inner.step()
+        step += 1
+        if outer.step():
+            say("round")
+    outer.finish()
+    same_everywhere(comm, model)
+    for name, tensor in outer.state_dict().items():
+        before = tensor.clone()
+        assert comm.broadcast(tensor, root=0).local_world_size == WORLD
+        assert torch.equal(tensor, before), name
+    comm.close()
 
 
 def data_parallel():

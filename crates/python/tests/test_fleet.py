@@ -29,12 +29,22 @@ def test_peers_agree(crew, name, world):
         peer.succeeds()
 
 
-@pytest.mark.parametrize("name", ["diloco", "diloco_delayed", "diloco_quantized"])
+@pytest.mark.parametrize(
+    "name", ["diloco", "diloco_delayed", "diloco_quantized", "diloco_streaming", "diloco_streaming_delayed"]
+)
 def test_training_goes_on_when_a_peer_is_killed(crew, name):
     *survivors, lost = crew(name, 3)
     for peer in survivors:
         peer.succeeds()
     assert lost.process.wait() == -9
+
+
+def test_newcomers_take_part_in_streaming(crew):
+    first = crew("streaming_joined", 4, only=range(2))
+    for peer in first:
+        peer.says("round")
+    for peer in first + crew("streaming_joined", 4, only=range(2, 4)):
+        peer.succeeds()
 
 
 def test_survivors_go_on_when_a_peer_is_killed(crew):

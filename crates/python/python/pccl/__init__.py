@@ -7,9 +7,10 @@ exceptions of PCCL's Python framework are here by the same names; tensors are an
 
 from . import cuda, safetensors
 from ._communicator import AsyncReduceHandle, Communicator, MasterNode, Member, Membership
+from ._diloco import DiLoCo
 from ._errors import FatalError, InputLostError, PCCLError, ReconfigureError, Result, RetryError
 from ._native import __version__
-from ._training import DiLoCo, FaultTolerantDDP, average_parameters
+from ._training import FaultTolerantDDP, average_parameters
 from ._types import (
     Attribute,
     DataType,
