@@ -187,6 +187,11 @@ fn property(key: &Key) -> Value {
             json!({ "type": ["string", "array"], "items": { "type": "string" } })
         }
         KeyKind::Ports => json!({ "type": ["string", "integer"] }),
+        KeyKind::Groups => {
+            let group = json!({ "type": ["integer", "string"] });
+            let groups = json!({ "anyOf": [group, { "type": "array", "items": group }] });
+            json!({ "anyOf": [{ "type": "object", "additionalProperties": groups }, { "type": "string" }] })
+        }
         KeyKind::Levels(names) => json!({ "anyOf": [levels(names), { "type": "string" }] }),
         _ => json!({ "type": "string" }),
     };

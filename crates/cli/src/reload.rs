@@ -71,6 +71,15 @@ impl Reload {
                 self.config.network.allowed_networks.clone_from(&new.network.allowed_networks);
                 true
             }
+            "network.tls.groups" => {
+                // A process that asks nobody for a certificate has nothing to go by.
+                let Some(security) = &self.security else { return false };
+                let taken = security.set_groups(pccl::certificate_groups(new));
+                if taken {
+                    self.config.network.tls.groups.clone_from(&new.network.tls.groups);
+                }
+                taken
+            }
             _ => false,
         }
     }

@@ -497,3 +497,69 @@ fn processes_that_pccl_starts_get_no_secret_that_is_not_theirs() {
         assert!(!line_of(&pid).contains(SECRET), "{}", line_of(&pid));
     }
 }
+
+#[test]
+fn certificates_join_the_groups_of_their_names() {
+    let fleet = Fleet::new();
+    fleet.cert(&["issue", "team-a.example.com"]);
+    fleet.cert(&["issue", "w1.team-b.example.com"]);
+    let certs = fleet.path("certs");
+    let log = fleet.path("master.log");
+    let start = |listen: &str, groups: &str| {
+        let mut command = fleet.pccl(&["master", "--listen", listen]);
+        command
+            .env("PCCL_STORE__PATH", fleet.path("master.state"))
+            .env("PCCL_NETWORK__TLS__GROUPS", groups)
+            .env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
+        // What the one before has said is not what this one says.
+        let _ = fs::remove_file(&log);
+        let mut master = Part::start(command, log.clone());
+        let line = master.running.line_with("listening on ");
+        let port = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next());
+        (port.expect("a port").to_owned(), master)
+    };
+    let all = "team-a.example.com=0,1;*.team-b.example.com=2";
+    let (port, master) = start("127.0.0.1:0", all);
+    let addr = format!("localhost:{port}");
+    let member = |name: &str, group: &str, number: u32| {
+        let args = ["worker", "--master", &addr, "--bytes", "64KiB", "--workers", "2"];
+        let mut command = fleet.pccl(&args);
+        use_certificate(&mut command, &certs, name);
+        command.env("PCCL_PEER_GROUP", group);
+        Part::start(command, fleet.path(&format!("worker{number}.log")))
+    };
+    let mut of_a: Vec<Part> = (0..2).map(|n| member("team-a.example.com", "1", n)).collect();
+    let mut of_b: Vec<Part> = (2..4).map(|n| member("w1.team-b.example.com", "2", n)).collect();
+    rounds(&mut of_a, 2);
+    rounds(&mut of_b, 2);
+
+    for (name, group, may) in [
+        ("team-a.example.com", "2", "it may join: 0, 1"),
+        ("w1.team-b.example.com", "0", "it may join: 2"),
+        ("localhost", "0", "it may join: none"),
+    ] {
+        let output = fleet.stranger(&addr, |c| {
+            use_certificate(c, &certs, name);
+            c.env("PCCL_PEER_GROUP", group);
+        });
+        assert!(!output.status.success(), "{}", text(&output.stderr));
+        for word in [name, &format!("may not join peer group {group}"), may, "network.tls.groups"] {
+            assert!(text(&output.stderr).contains(word), "`{word}`: {}", text(&output.stderr));
+        }
+    }
+    assert_eq!((master.refusals("group"), master.said("group")), (3, 1), "{}", master.log());
+    rounds(&mut of_a, 2);
+
+    // Another start allows one team no more: its members do not come back, the others do.
+    signal(master.running.pid(), "KILL");
+    drop(master);
+    let (_, master) = start(&format!("127.0.0.1:{port}"), "team-a.example.com=1");
+    until("both are turned away", || (master.refusals("group") >= 2).then_some(()));
+    for worker in &mut of_b {
+        let status = worker.running.child.wait().expect("it ends");
+        assert!(!status.success());
+        assert!(worker.log().contains("may not join peer group 2"), "{}", worker.log());
+    }
+    rounds(&mut of_a, 2);
+    assert_eq!(master.said("group"), 1, "{}", master.log());
+}

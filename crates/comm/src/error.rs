@@ -192,6 +192,9 @@ impl ConnectError {
             Self::NoMaster { .. } => {
                 "check that `pccl master` runs there and that no firewall drops TCP to its port"
             }
+            Self::Refused(Refusal::Group { .. }) => {
+                "use a certificate or peer_group that go together, or change network.tls.groups at the master"
+            }
             Self::Refused(_) => "make this peer's configuration agree with the master's",
             Self::Ended(_) => "connect again",
             #[cfg(feature = "checkpoint")]

@@ -55,7 +55,7 @@ pub use options::{Call, Options, Ports};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
 pub use pccl_net::fault::arm as arm_fault;
-pub use pccl_net::{Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles};
+pub use pccl_net::{CertificateGroups, Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles};
 pub use pccl_proto::peer::{EndReason, OpInfo, StartError, SyncStartError};
 pub use pccl_proto::record::{Failure, Removal};
 pub use pccl_proto::settings::{Expectations, Recovery, RunSettings};
@@ -64,7 +64,7 @@ pub use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Quantization, 
 pub use pending::Pending;
 pub use quantized::quantization_of;
 pub use raw::{RawOp, RawPending, RawTensor};
-pub use security::security;
+pub use security::{certificate_groups, security};
 pub use settings::{SettingError, Settings};
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use pccl_config::Config;
-use pccl_net::{Security, SecurityOptions, SharedSecret, TlsFiles};
+use pccl_net::{CertificateGroups, Security, SecurityOptions, SharedSecret, TlsFiles};
 
 use crate::configured::{ConfiguredError, refuse};
 
@@ -33,8 +33,20 @@ pub fn security(config: &Config) -> Result<Option<Security>, ConfiguredError> {
     if files.is_none() && secret.is_none() && allowed_networks.is_empty() {
         return Ok(None);
     }
-    let security = Security::new(SecurityOptions { tls: files, secret, allowed_networks });
+    let security = Security::new(SecurityOptions {
+        tls: files,
+        secret,
+        allowed_networks,
+        groups: certificate_groups(config),
+    });
     security.map(Some).map_err(|error| refuse(config, "network.tls.cert_file", error.to_string()))
+}
+
+/// Which peer groups certificates may join, as the configuration says it; none: all.
+pub fn certificate_groups(config: &Config) -> Option<CertificateGroups> {
+    let groups = &config.network.tls.groups.0;
+    let all = groups.iter().map(|(name, groups)| (name.as_str(), groups.iter().copied()));
+    (!groups.is_empty()).then(|| all.collect())
 }
 
 fn secret_of(config: &Config, path: &str) -> Result<SharedSecret, ConfiguredError> {

@@ -35,8 +35,8 @@ pub use sections::{
     StoreConfig, TlsConfig,
 };
 pub use values::{
-    HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress, PortRange,
-    Recovery, Role, Secret, StoreKind,
+    HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress, NamedGroups,
+    PortRange, Recovery, Role, Secret, StoreKind,
 };
 
 use reader::Reader;

@@ -1,6 +1,6 @@
 //! Takes settings one by one out of the file and the environment, and checks each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::Env;
@@ -8,7 +8,7 @@ use super::error::{ConfigError, ConfigErrorKind as Kind, Origin, Problem, shown}
 use super::interpolate::interpolate;
 use super::schema::{self, Key, KeyKind};
 use super::tree::{self, Mark, Node, Source, Value};
-use super::values::{LogLevel, LogLevels, LogModule};
+use super::values::{LogLevel, LogLevels, LogModule, NamedGroups, certificate_name};
 
 /// How a scalar was written, which decides what it may be read as.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,6 +145,44 @@ impl<'a> Reader<'a> {
             }
         };
         *slot = LogLevels(out);
+        self.given.insert(key.path, place);
+        Ok(())
+    }
+
+    /// A section of certificates' names and their groups, or `name=0,1` with semicolons between.
+    pub(super) fn groups(&mut self, path: &str, slot: &mut NamedGroups) -> Result<(), ConfigError> {
+        let key = schema::find(path);
+        let mut out = BTreeMap::new();
+        let place = match self.node(key)? {
+            Some(Node { value: Value::Map(entries), mark }) if self.variable(key)?.is_none() => {
+                for entry in entries {
+                    let nodes = match &entry.node.value {
+                        Value::List(nodes) => &nodes[..],
+                        _ => std::slice::from_ref(&entry.node),
+                    };
+                    let items = nodes.iter().map(|node| Ok(self.scalar(key, node)?.text));
+                    let items = items.collect::<Result<Vec<_>, ConfigError>>()?;
+                    groups_of(&mut out, &entry.key, items.iter().map(String::as_str))
+                        .map_err(|problem| self.error_at(problem, key.path, &Place::File(entry.mark)))?;
+                }
+                Place::File(*mark)
+            }
+            _ => {
+                let Some(item) = self.item(key)? else { return Ok(()) };
+                for part in item.text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+                    let (name, groups) = part.split_once('=').unwrap_or((part, ""));
+                    groups_of(&mut out, name.trim(), groups.split(',').filter(|g| !g.trim().is_empty()))
+                        .map_err(|problem| self.error_at(problem, key.path, &item.place))?;
+                }
+                item.place
+            }
+        };
+        if out.is_empty() {
+            let problem = Problem::new(Kind::OutOfRange, format!("{path} must not be empty"))
+                .hint("leave it out to let every certificate join every group");
+            return Err(self.error_at(problem, path, &place));
+        }
+        *slot = NamedGroups(out);
         self.given.insert(key.path, place);
         Ok(())
     }
@@ -341,6 +379,34 @@ fn level_of(module: &str, level: &Item) -> Result<(&'static str, LogLevel), Prob
     Ok((module.name, found))
 }
 
+/// Takes the groups of a certificate's name.
+fn groups_of<'a>(
+    out: &mut BTreeMap<String, BTreeSet<u32>>,
+    name: &str,
+    groups: impl Iterator<Item = &'a str>,
+) -> Result<(), Problem> {
+    let path = "network.tls.groups";
+    let bad = |why: String| Problem::new(Kind::OutOfRange, format!("{path} {why}"));
+    let known = certificate_name(name).map_err(|why| bad(format!("{why}, found {}", shown(name))))?;
+    let mut of_name = BTreeSet::new();
+    for group in groups.map(str::trim) {
+        let digits = !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+        let group = group.parse().ok().filter(|_| digits).ok_or_else(|| {
+            let most = u32::MAX;
+            bad(format!("of `{known}` must be peer groups from 0 to {most}, found {}", shown(group)))
+        })?;
+        of_name.insert(group);
+    }
+    if of_name.is_empty() {
+        return Err(bad(format!("of `{known}` must have a peer group or a list of them"))
+            .hint("a name that may join none need not be there"));
+    }
+    if out.insert(known.clone(), of_name).is_some() {
+        return Err(bad(format!("has `{known}` twice")).hint("one list for each name"));
+    }
+    Ok(())
+}
+
 fn not_a_choice(key: &Key, item: &Item) -> Problem {
     let problem = Problem { kind: Kind::OutOfRange, ..wrong_type(key, &found(key, item)) };
     let KeyKind::Choice(names) = key.kind else {
@@ -386,6 +452,7 @@ fn expected(key: &Key) -> String {
         }
         KeyKind::Bool => "true or false".to_owned(),
         KeyKind::Choice(names) | KeyKind::Levels(names) => format!("one of {}", names.join(", ")),
+        KeyKind::Groups => "names of certificates, each with a peer group or a list of them".to_owned(),
         KeyKind::Hosts => "a host or a list of hosts".to_owned(),
         KeyKind::Networks => "a network or a list of networks".to_owned(),
         KeyKind::Host => "a host".to_owned(),

@@ -75,6 +75,7 @@ fn shown_default(key: &Key) -> String {
         ("logging.file", _) => "/var/log/pccl/pccl.log",
         (_, KeyKind::Networks) => "[10.0.0.0/8]",
         (_, KeyKind::Levels(_)) => "{ net: DEBUG }",
+        (_, KeyKind::Groups) => "{ \"worker.example.com\": [0] }",
         (_, KeyKind::Path) => "/etc/pccl/secret",
         _ => "name",
     }
@@ -136,6 +137,7 @@ fn holds(key: &Key) -> String {
         KeyKind::Ports => "`first-last`, or one port".to_owned(),
         KeyKind::Address => "`:port`, `host:port`, `off`".to_owned(),
         KeyKind::Secret => "text that is never shown".to_owned(),
+        KeyKind::Groups => "names, each with a group or a list".to_owned(),
         KeyKind::Levels(all) => format!("modules, each {}", names(all)),
     }
 }

@@ -35,6 +35,8 @@ pub enum KeyKind {
     Secret,
     /// Modules, each with one of these names: a section, or `module=name` with commas between.
     Levels(&'static [&'static str]),
+    /// Names of certificates, each with peer groups: a section, or `name=0,1` with semicolons between.
+    Groups,
 }
 
 /// One key of the configuration.
@@ -188,6 +190,13 @@ static KEYS: &[Key] = &[
         "",
         "Authorities that every other side's certificate must come from (PEM).",
     ),
+    key(
+        "network.tls.groups",
+        KeyKind::Groups,
+        "",
+        "At a master: the peer groups that a certificate may join, by its DNS name (`*.` for one label) or IP address; every group if this is not given.",
+    )
+    .reloads(),
     flag(
         "auth.enabled",
         "false",

@@ -5,7 +5,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::values::{HostPort, LogLevel, LogLevels, MetricsAddress, PortRange, Recovery, Secret, StoreKind};
+use super::values::{
+    HostPort, LogLevel, LogLevels, MetricsAddress, NamedGroups, PortRange, Recovery, Secret, StoreKind,
+};
 
 /// `network`: who listens and connects where, and when silence counts as death.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +47,8 @@ pub struct TlsConfig {
     pub key_file: Option<String>,
     /// Path of the authorities that every other side's certificate must come from (PEM).
     pub ca_file: Option<String>,
+    /// The peer groups that a certificate may join at this master, by the names in it; empty for all.
+    pub groups: NamedGroups,
 }
 
 /// `auth`: the shared secret.

@@ -53,11 +53,22 @@ impl TlsConfig {
         reader.text("network.tls.cert_file", &mut self.cert_file, path)?;
         reader.text("network.tls.key_file", &mut self.key_file, path)?;
         reader.text("network.tls.ca_file", &mut self.ca_file, path)?;
+        reader.groups("network.tls.groups", &mut self.groups)?;
         self.enabled = self.cert_file.is_some();
         reader.boolean("network.tls.enabled", &mut self.enabled)
     }
 
     fn validate(&self, reader: &Reader<'_>) -> Result<(), ConfigError> {
+        let asked = self.enabled && self.ca_file.is_some();
+        if !self.groups.0.is_empty() && !asked {
+            let what = if self.enabled { "network.tls.ca_file is not given" } else { "TLS is off" };
+            let message = format!(
+                "network.tls.groups goes by the certificates that peers show, and none is asked for: {what}"
+            );
+            let problem = Problem::new(Kind::Missing, message)
+                .hint("give cert_file, key_file and ca_file (`pccl cert init` makes an authority), or leave groups out");
+            return Err(reader.fail("network.tls.groups", problem));
+        }
         if !self.enabled {
             return Ok(());
         }

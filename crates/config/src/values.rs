@@ -1,7 +1,7 @@
 //! The types of single settings.
 
-use core::net::Ipv6Addr;
-use std::collections::BTreeMap;
+use core::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -107,6 +107,41 @@ impl Serialize for LogLevels {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let all: Vec<_> = self.0.iter().map(|(name, level)| format!("{name}={level}")).collect();
         (!all.is_empty()).then(|| all.join(",")).serialize(serializer)
+    }
+}
+
+/// Peer groups by the names of certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedGroups(pub BTreeMap<String, BTreeSet<u32>>);
+
+/// As its variable has it: `a.example.com=0,1;*.b.example.com=2`; none without any.
+impl Serialize for NamedGroups {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let list =
+            |groups: &BTreeSet<u32>| groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let all: Vec<_> = self.0.iter().map(|(name, groups)| format!("{name}={}", list(groups))).collect();
+        (!all.is_empty()).then(|| all.join(";")).serialize(serializer)
+    }
+}
+
+/// The name of a certificate, as names are compared: a DNS name in lower case, the first label of which may be `*`, or an
+/// IP address. The error says what is wrong with it.
+pub(crate) fn certificate_name(name: &str) -> Result<String, &'static str> {
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return Ok(ip.to_string());
+    }
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    // Four numbers that are no address are no name either.
+    let numeric = rest.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if rest.len() <= 253 && !numeric && rest.split('.').all(label) {
+        Ok(name.to_ascii_lowercase())
+    } else {
+        Err("must have DNS names (`*` only for the whole first label) or IP addresses of certificates")
     }
 }
 

@@ -26,6 +26,8 @@ impl Journal {
     pub(crate) fn say(&mut self, (run, term): (RunId, Term), event: &MasterEvent) {
         let worth_saying = match event {
             MasterEvent::StoreTrouble { why } => self.trouble.replace(why.clone()).as_ref() != Some(why),
+            // Counted and said where all refusals by certificates are.
+            MasterEvent::GroupRefused { .. } => false,
             MasterEvent::ConnectionRefused { .. } => self.may_name_refusal(Instant::now()),
             _ => true,
         };

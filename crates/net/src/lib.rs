@@ -22,7 +22,8 @@ pub use pccl_proto::machine::Machine;
 #[doc(hidden)]
 pub use security::Channel;
 pub use security::{
-    Reason, Refused, SecureStream, Security, SecurityOptions, SharedSecret, TlsFileError, TlsFiles,
+    CertificateGroups, Reason, Refused, SecureStream, Security, SecurityOptions, SharedSecret, TlsFileError,
+    TlsFiles,
 };
 pub use tcp_info::{TcpInfo, TcpInfos};
 pub use waiter::{Waiter, Wakeup, pair};

@@ -5,9 +5,10 @@
 //! memory between two calls: the buffers of `receive_buffers` and `transmit_buffers` are valid until the next call only,
 //! so an op that ends takes its memory away without anyone else having to know.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::ids::{ConnId, Time};
+use crate::ids::{ConnId, PeerGroup, Time};
 use crate::record::StoreRequest;
 
 /// Something the driver shall do.
@@ -67,10 +68,22 @@ impl std::fmt::Display for Closed {
     }
 }
 
+/// What the certificate of a connection's other side allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// The certificate, as people know it.
+    pub certificate: String,
+    /// The groups that it may join.
+    pub groups: BTreeSet<PeerGroup>,
+}
+
 /// A pure state machine with connections: a peer or a master.
 pub trait Machine {
     /// Somebody connected to our TCP port. `None`: close it (too many strangers).
     fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId>;
+    /// Said of an accepted connection before anything comes on it, where certificates decide who may join what. Without
+    /// it the other side may join every group.
+    fn handle_permit(&mut self, _conn: ConnId, _permit: Permit) {}
     /// A dialed connection is established.
     fn handle_connected(&mut self, now: Time, conn: ConnId);
     /// The other side of a dialed connection answers, and security below the protocol is still being set up.

@@ -410,6 +410,15 @@ pub enum Refusal {
         /// Why.
         what: String,
     },
+    /// Its certificate does not allow its group.
+    Group {
+        /// The group.
+        group: PeerGroup,
+        /// The certificate, as people know it.
+        certificate: String,
+        /// The groups that the certificate allows.
+        allowed: Vec<PeerGroup>,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -423,6 +432,15 @@ impl fmt::Display for Refusal {
             Self::UnknownSession => f.write_str("the master does not know this session"),
             Self::Full { limit } => write!(f, "the run has its {limit} peers already"),
             Self::Protocol { what } => write!(f, "the master did not understand: {what}"),
+            Self::Group { group, certificate, allowed } => {
+                let allowed: Vec<_> = allowed.iter().map(|group| group.0.to_string()).collect();
+                let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+                write!(
+                    f,
+                    "the certificate {certificate} may not join peer group {} (it may join: {allowed})",
+                    group.0
+                )
+            }
         }
     }
 }

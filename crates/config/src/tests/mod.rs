@@ -143,7 +143,7 @@ fn other_unknown_keys_get_the_best_hint_there_is() {
     assert_eq!(hint("master_port: 1"), "did you mean `network.master_port`?");
     assert_eq!(
         hint("network: { tls: { cert: x } }"),
-        "known in `network.tls`: enabled, cert_file, key_file, ca_file"
+        "known in `network.tls`: enabled, cert_file, key_file, ca_file, groups"
     );
     assert_eq!(hint("metrics: { zzzz: 1 }"), "known in `metrics`: address");
     assert!(hint("zzzzzzzz: 1").starts_with("known at the top: role, peer_group, network"));

@@ -202,3 +202,49 @@ fn differences_name_the_keys_and_look_into_secrets() {
     let expected = ["network.site", "auth.enabled", "auth.secret", "logging.levels"];
     assert_eq!(names(&one, &other), expected);
 }
+
+#[test]
+fn groups_go_by_names_of_certificates() {
+    use ConfigErrorKind::{Missing, OutOfRange, WrongType};
+    let files = "cert_file: c, key_file: k, ca_file: a";
+    let tls = |more: &str| format!("network: {{ tls: {{ {files}, groups: {more} }} }}");
+    let groups = |config: Result<Config, ConfigError>| {
+        serde_json::to_value(config.unwrap()).unwrap()["network"]["tls"]["groups"].clone()
+    };
+    assert_eq!(groups(read("")), serde_json::Value::Null);
+    let all = "*.team-b.example.com=2;10.0.0.7=4;2001:db8::7=5;team-a.example.com=0,1";
+    let text = "{ Team-A.example.com: [1, 0], '*.team-b.example.com': 2, 10.0.0.7: [4], '2001:DB8::7': 5 }";
+    assert_eq!(groups(read(&tls(text))), all);
+    assert_eq!(groups(read(&tls(&format!("'{all}'")))), all);
+    let variable = [("PCCL_NETWORK__TLS__GROUPS", "x.example.com = 7, 8 ;")];
+    assert_eq!(groups(read_with(&tls(text), &variable)), "x.example.com=7,8");
+
+    let of = |what: &str| format!("network.tls.groups {what}");
+    let names = "must have DNS names (`*` only for the whole first label) or IP addresses of certificates";
+    for bad in ["a.*.com", "*", "w*.a.com", "a..b", "10.0.0.300", "*.0.0.7", "a b"] {
+        refused(&tls(&format!("{{ '{bad}': [0] }}")), OutOfRange, &of(&format!("{names}, found `{bad}`")));
+    }
+    for bad in ["-1", "4294967296", "one", "+1"] {
+        let why = format!("of `a.b` must be peer groups from 0 to 4294967295, found `{bad}`");
+        refused(&tls(&format!("{{ a.b: [{bad}] }}")), OutOfRange, &of(&why));
+    }
+    for none in ["{ a.b: [] }", "a.b", "a.b="] {
+        refused(&tls(none), OutOfRange, &of("of `a.b` must have a peer group or a list of them"));
+    }
+    refused(&tls("{ a.b: 1, A.b: 2 }"), OutOfRange, &of("has `a.b` twice"));
+    refused(&tls("{}"), OutOfRange, &of("must not be empty"));
+    assert_eq!(read(&tls("[a.b]")).unwrap_err().kind(), WrongType);
+    assert_eq!(read(&tls("{ a.b: { c: 1 } }")).unwrap_err().kind(), WrongType);
+
+    // A fence that would not stand.
+    for (text, why) in [
+        ("groups: { a.b: 1 }", "TLS is off"),
+        ("enabled: false, cert_file: c, key_file: k, ca_file: a, groups: { a.b: 1 }", "TLS is off"),
+        ("cert_file: c, key_file: k, groups: { a.b: 1 }", "network.tls.ca_file is not given"),
+    ] {
+        let error =
+            read(&format!("auth: {{ secret_file: s }}\nnetwork: {{ tls: {{ {text} }} }}")).unwrap_err();
+        assert_eq!((error.kind(), error.key()), (Missing, Some("network.tls.groups")), "{text}");
+        assert!(error.reason().ends_with(why) && error.to_string().contains("ca_file"), "{error}");
+    }
+}

@@ -159,6 +159,9 @@ impl Driver {
         while let Some(event) = self.master.poll_event() {
             self.journal.say((self.master.record().run, self.master.term()), &event);
             fault::happened(&event);
+            if let MasterEvent::GroupRefused { from, why } = &event {
+                self.net.note_refused_group(*from, why.clone());
+            }
             // Where masters share a store, this one stands by.
             if let MasterEvent::Deposed { term, newer } = event
                 && !self.shares

@@ -39,7 +39,7 @@ mod watch {
 
     use pccl_net::fault::reached;
     use pccl_proto::ids::{ConnId, Time};
-    use pccl_proto::machine::{Action, Closed, Machine};
+    use pccl_proto::machine::{Action, Closed, Machine, Permit};
     use pccl_proto::master::{Master, MasterEvent};
     use pccl_proto::record::{StoreReply, StoreRequest};
 
@@ -81,6 +81,9 @@ mod watch {
     impl Machine for Watched<'_> {
         fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId> {
             self.master.handle_accepted(now, from)
+        }
+        fn handle_permit(&mut self, conn: ConnId, permit: Permit) {
+            self.master.handle_permit(conn, permit);
         }
         fn handle_connected(&mut self, now: Time, conn: ConnId) {
             self.master.handle_connected(now, conn);

@@ -138,6 +138,13 @@ impl Net {
         }
     }
 
+    /// Counts and says that a master has turned away a peer whose certificate does not allow its group.
+    pub fn note_refused_group(&self, from: SocketAddr, why: String) {
+        if let Some(guards) = &self.guards {
+            guards.security.note(&Refused { reason: Reason::Group, why }, from);
+        }
+    }
+
     /// Somebody has connected, and may say who it is.
     pub(super) fn accepted_stranger(&mut self, stream: mio::net::TcpStream, from: SocketAddr) {
         let Some(guards) = &mut self.guards else { return };
@@ -231,6 +238,10 @@ impl Net {
         };
         let mut socket = self.sockets.remove(&conn)?;
         let guards = self.guards.as_mut()?;
+        let certificate = socket.guard.as_mut().and_then(|guard| guard.channel.take_certificate());
+        if !dialed && let Some(permit) = guards.security.permit(certificate.as_ref()) {
+            machine.handle_permit(named, permit);
+        }
         guards.handshakes.remove(&conn);
         guards.strangers.remove(&conn);
         if let Some(session) = socket.guard.as_ref().and_then(|g| g.channel.session())

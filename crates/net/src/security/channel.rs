@@ -7,6 +7,8 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use rustls::pki_types::CertificateDer;
+
 use super::Security;
 use super::handshake::{Binding, Handshake};
 use super::macs::MacRecords;
@@ -115,6 +117,7 @@ pub struct Channel {
     begun: bool,
     binding: Option<Binding>,
     session: Option<SessionKey>,
+    certificate: Option<CertificateDer<'static>>,
     closed: bool,
 }
 
@@ -153,6 +156,7 @@ impl Channel {
             begun: false,
             binding: None,
             session: None,
+            certificate: None,
             closed: false,
         }
     }
@@ -175,6 +179,11 @@ impl Channel {
     /// Keys for heartbeats beside this connection.
     pub(crate) fn session(&self) -> Option<&SessionKey> {
         self.session.as_ref()
+    }
+
+    /// The certificate of whoever has connected, which nobody needs twice.
+    pub(crate) fn take_certificate(&mut self) -> Option<CertificateDer<'static>> {
+        self.certificate.take()
     }
 
     /// Where the next bytes from the socket go. Never empty.
@@ -224,6 +233,7 @@ impl Channel {
                     let Some(agreed) = agreed else { return Ok(()) };
                     self.layer = Layer::Tls(Box::new(agreed.records));
                     self.binding = Some(agreed.binding);
+                    self.certificate = agreed.certificate;
                     self.session = Some(SessionKey::of_channel(&agreed.binding));
                     self.put_early(&agreed.early);
                     self.begin_challenge()?;

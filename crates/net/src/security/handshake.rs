@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::hmac;
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, KeyLog, ServerConfig};
@@ -22,6 +22,8 @@ pub(super) struct Agreed {
     pub(super) binding: Binding,
     /// What came behind the handshake and has been opened already.
     pub(super) early: Vec<u8>,
+    /// What somebody who connected has shown of himself, if that was asked for.
+    pub(super) certificate: Option<CertificateDer<'static>>,
 }
 
 enum Side {
@@ -171,6 +173,10 @@ impl Handshake {
         let exported = self.exporter.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let binding = exported.ok_or(Error::HandshakeNotComplete)?;
         let early = std::mem::take(&mut self.early);
+        let certificate = match &self.side {
+            Some(Side::Server(connection)) => connection.peer_certificates().and_then(<[_]>::first).cloned(),
+            _ => None,
+        };
         let records = match self.side.take() {
             Some(Side::Client(connection)) => {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
@@ -182,7 +188,7 @@ impl Handshake {
             }
             None => return Err(Error::HandshakeNotComplete),
         };
-        Ok(Agreed { records, binding, early })
+        Ok(Agreed { records, binding, early, certificate })
     }
 }
 

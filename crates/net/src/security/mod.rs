@@ -6,6 +6,7 @@
 mod beats;
 mod channel;
 mod files;
+mod groups;
 mod handshake;
 mod macs;
 mod preamble;
@@ -22,13 +23,15 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use pccl_observe::Metrics;
-use rustls::pki_types::ServerName;
+use pccl_proto::machine::Permit;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 pub(crate) use beats::Beats;
 #[doc(hidden)]
 pub use channel::Channel;
 use files::Tls;
 pub use files::{TlsFileError, TlsFiles};
+pub use groups::CertificateGroups;
 use handshake::Handshake;
 pub use preamble::SharedSecret;
 use refused::Refusals;
@@ -44,6 +47,8 @@ pub struct SecurityOptions {
     pub secret: Option<SharedSecret>,
     /// Where connections and datagrams are taken from; empty for everywhere.
     pub allowed_networks: Vec<IpNet>,
+    /// Which peer groups a certificate may join at this master; none for all. Needs authorities in `tls`.
+    pub groups: Option<CertificateGroups>,
 }
 
 /// The security of a program. Clones share everything.
@@ -54,6 +59,9 @@ struct Shared {
     tls: Option<Mutex<Tls>>,
     secret: Option<SharedSecret>,
     allowed_networks: RwLock<Vec<IpNet>>,
+    groups: RwLock<Option<CertificateGroups>>,
+    /// Whether every other side shows a certificate.
+    asks_certificates: bool,
     /// The masters by address, for the names in their certificates.
     masters: Mutex<BTreeMap<SocketAddr, String>>,
     refusals: Mutex<Refusals>,
@@ -66,11 +74,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Security {
     /// Reads the files.
     pub fn new(options: SecurityOptions) -> Result<Self, TlsFileError> {
+        let asks_certificates = options.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+        if options.groups.is_some() && !asks_certificates {
+            return Err(TlsFileError {
+                file: options.tls.map_or_else(Default::default, |tls| tls.cert),
+                why: "network.tls.groups goes by the certificates of peers, and without network.tls.ca_file none is \
+                      asked for; give ca_file"
+                    .to_owned(),
+            });
+        }
         let tls = options.tls.map(Tls::load).transpose()?.map(Mutex::new);
         Ok(Self(Arc::new(Shared {
             tls,
             secret: options.secret,
             allowed_networks: RwLock::new(options.allowed_networks),
+            groups: RwLock::new(options.groups),
+            asks_certificates,
             masters: Mutex::default(),
             refusals: Mutex::default(),
         })))
@@ -97,6 +116,22 @@ impl Security {
     /// From here on connections and datagrams are taken from these networks; connections that stand go on.
     pub fn set_allowed_networks(&self, networks: Vec<IpNet>) {
         *self.0.allowed_networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
+    }
+
+    /// From here on certificates may join these groups, or all of them for none; connections that stand go on. False, and
+    /// nothing has changed, if nobody is asked for a certificate here.
+    pub fn set_groups(&self, groups: Option<CertificateGroups>) -> bool {
+        if groups.is_some() && !self.0.asks_certificates {
+            return false;
+        }
+        *self.0.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
+        true
+    }
+
+    /// What the certificate of somebody who has connected allows, if that is not everything.
+    pub(crate) fn permit(&self, certificate: Option<&CertificateDer<'_>>) -> Option<Permit> {
+        let groups = self.0.groups.read().unwrap_or_else(PoisonError::into_inner);
+        groups.as_ref().map(|groups| groups.permit(certificate))
     }
 
     /// Looks at the files of certificates and keys now, and not with the next connection.

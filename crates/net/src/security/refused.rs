@@ -64,6 +64,8 @@ reasons! {
     TooMany = "too_many",
     /// Its address is in none of the allowed networks.
     Network = "network",
+    /// Its certificate does not allow its peer group.
+    Group = "group",
     /// A heartbeat whose code is wrong, or of a session that is not known.
     Heartbeat = "heartbeat",
     /// A heartbeat that has been here before.

@@ -65,6 +65,13 @@ pub enum MasterEvent {
         /// Why.
         why: String,
     },
+    /// A peer was turned away, because its certificate does not allow its group.
+    GroupRefused {
+        /// From where.
+        from: SocketAddr,
+        /// Why.
+        why: String,
+    },
     /// A member connected again.
     Attached {
         /// Which.
@@ -151,7 +158,9 @@ impl fmt::Display for MasterEvent {
             Self::Registered { session, group, addr } => {
                 write!(f, "peer {session} at {addr} registered for group {group}")
             }
-            Self::ConnectionRefused { from, why } => write!(f, "refused a connection from {from}: {why}"),
+            Self::ConnectionRefused { from, why } | Self::GroupRefused { from, why } => {
+                write!(f, "refused a connection from {from}: {why}")
+            }
             Self::Attached { session } => write!(f, "peer {session} attached again"),
             Self::Detached { session } => write!(f, "the connection of peer {session} ended"),
             Self::Removed { session, why } => write!(f, "peer {session} is out: {why}"),

@@ -32,7 +32,7 @@ use self::liveness::Liveness;
 use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::lease::Candidate;
-use crate::machine::{Action, Closed, Machine};
+use crate::machine::{Action, Closed, Machine, Permit};
 use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
 use crate::rules::Rules;
@@ -90,6 +90,8 @@ struct Conn {
     stream: ControlStream,
     session: Option<SessionId>,
     opened: Time,
+    /// What its certificate allows; none: everything.
+    permit: Option<Permit>,
 }
 
 /// A registered newcomer or a member.
@@ -383,7 +385,7 @@ impl Machine for Master {
     fn handle_accepted(&mut self, now: Time, from: SocketAddr) -> Option<ConnId> {
         let conn = self.new_conn();
         let stream = ControlStream::new(MAX_STRANGER_BYTES);
-        self.conns.insert(conn, Conn { from, stream, session: None, opened: now });
+        self.conns.insert(conn, Conn { from, stream, session: None, opened: now, permit: None });
         self.strangers.push_back(conn);
         if self.strangers.len() > MAX_STRANGERS
             && let Some(oldest) = self.strangers.pop_front()
@@ -391,6 +393,12 @@ impl Machine for Master {
             self.drop_conn(oldest);
         }
         Some(conn)
+    }
+
+    fn handle_permit(&mut self, conn: ConnId, permit: Permit) {
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.permit = Some(permit);
+        }
     }
 
     fn handle_connected(&mut self, now: Time, conn: ConnId) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::change::Activity;
 use super::commit::Attempt;
-use super::{Authority, Master, MasterEvent, SessionState, trust};
+use super::{Authority, Conn, Master, MasterEvent, SessionState, trust};
 use crate::ids::{AttemptName, ConnId, Epoch, PeerGroup, SessionId, Term, Time};
 use crate::message::{Command, MasterMessage, Refusal, Report, Session, ToMaster, Vote};
 use crate::record::{Member, Removal};
@@ -28,6 +28,11 @@ impl Master {
             (ToMaster::Command(command), _) => self.commanded(now, conn, command),
             _ if self.authority == Authority::Standby => self.not_active(conn),
             (ToMaster::Hello { .. }, _) if self.authority == Authority::Unleased => self.not_active(conn),
+            (ToMaster::Hello { group, .. } | ToMaster::Attach { group, .. }, None)
+                if !self.permits(conn, group) =>
+            {
+                self.not_permitted(conn, group);
+            }
             (ToMaster::Hello { group, addr, site, ended, expects }, None) => {
                 self.register(now, conn, (group, addr, site), ended, &expects);
             }
@@ -42,6 +47,23 @@ impl Master {
                 self.drop_conn(conn);
             }
         }
+    }
+
+    /// Whether the certificate of the other side allows a group, where certificates decide that.
+    fn permits(&self, conn: ConnId, group: PeerGroup) -> bool {
+        let permit = self.conns.get(&conn).and_then(|c| c.permit.as_ref());
+        permit.is_none_or(|permit| permit.groups.contains(&group))
+    }
+
+    /// Turns away whoever may not be in the group. A member among them is out when it has been silent, or has not
+    /// attached, for long enough.
+    fn not_permitted(&mut self, conn: ConnId, group: PeerGroup) {
+        let Some(Conn { from, permit: Some(permit), .. }) = self.conns.get(&conn) else { return };
+        let (from, certificate) = (*from, permit.certificate.clone());
+        let why = Refusal::Group { group, certificate, allowed: permit.groups.iter().copied().collect() };
+        self.events.push_back(MasterEvent::GroupRefused { from, why: why.to_string() });
+        self.send(conn, MasterMessage::Refused { why });
+        self.drop_conn(conn);
     }
 
     /// Says where the active master is, as far as the store knows.

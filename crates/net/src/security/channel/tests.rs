@@ -40,7 +40,7 @@ fn files(folder: &Path, by: &Authority, trusts: Option<&Authority>, name: &str, 
 
 fn security(tls: Option<TlsFiles>, secret: Option<&str>) -> Security {
     let secret = secret.map(|s| SharedSecret::new(s.as_bytes()));
-    Security::new(SecurityOptions { tls, secret, allowed_networks: Vec::new() }).unwrap()
+    Security::new(SecurityOptions { tls, secret, ..SecurityOptions::default() }).unwrap()
 }
 
 /// Carries what one has to say to the other, in pieces of `piece` bytes.
