@@ -42,6 +42,28 @@ fn types_operators_and_algorithms_are_chosen_and_in_place_too() {
 }
 
 #[test]
+fn what_travels_as_integers_is_as_near_as_it_can_be() {
+    for (how, dtype) in [("u8-min-max", "f32"), ("u16-zero-point", "f64"), ("u8-min-max", "bf16")] {
+        let output = run(&[
+            "bench",
+            "--peers=3",
+            "--bytes=80KiB",
+            "--iters=3",
+            "--json",
+            "--quantize",
+            how,
+            "--dtype",
+            dtype,
+        ]);
+        succeeded(&output);
+        let row = objects(&output).pop().unwrap();
+        assert_eq!((&row["quantize"], &row["wrong"]), (&how.into(), &0.into()), "{row}");
+    }
+    let refused = run(&["bench", "--quantize=u8-min-max", "--op=max"]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("take sum or avg"), "{refused:?}");
+}
+
+#[test]
 fn a_person_gets_a_table() {
     let output = run(&["bench", "--peers", "2", "--bytes", "4KiB", "--iters", "3"]);
     succeeded(&output);

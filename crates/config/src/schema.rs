@@ -266,7 +266,7 @@ static KEYS: &[Key] = &[
     flag(
         "performance.enable_compression",
         "false",
-        "Send large float sums and averages as int8 blocks (lossy).",
+        "Send large float sums and averages as int8 blocks (lossy). This version refuses `true`: quantize calls instead.",
     )
     .run_wide(),
     choice("logging.level", LogLevel::NAMES, "INFO", "What is logged: this level and all graver ones.")

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use pccl::{Algorithm, DataType, ReduceOp};
+use pccl::{Algorithm, DataType, Quantization, ReduceOp};
 
 pub(crate) use peer::{PeerArgs, run_peer};
 pub(crate) use tls::security;
@@ -44,6 +44,7 @@ enum Transport {
     ("small and large, among 2, 4 and 8 peers", "pccl bench --bytes 4KiB,64MiB"),
     ("every doubling, as objects for a program", "pccl bench --peers 4 --bytes 4KiB..256MiB --json"),
     ("what TLS costs", "pccl bench --tls --peers 4 --bytes 64MiB"),
+    ("what quantization saves", "pccl bench --quantize u8-min-max --peers 4 --bytes 64MiB"),
     ("another type, operator and algorithm", "pccl bench --dtype bf16 --op max --algorithm ring --in-place"),
 ]))]
 pub(crate) struct BenchArgs {
@@ -75,6 +76,10 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     in_place: bool,
 
+    /// Let floats travel as integers, for sum and avg: u8-min-max, u8-zero-point, u16-min-max, u16-zero-point
+    #[arg(long, value_name = "HOW")]
+    quantize: Option<Quantization>,
+
     /// Timed calls of each cell [default: as many as fit into 0.6 s]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     iters: Option<u64>,
@@ -98,7 +103,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
     for &peers in &args.peers {
         let mut crew = PeerCrew::start(args, peers, None)?;
         for &bytes in &args.bytes.0 {
-            let cell = Cell { peers, bytes, dtype: args.dtype, op: args.op, in_place: args.in_place };
+            let cell = Cell::new(args, peers, bytes);
             let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
             show(args, &row);
             rows.push(row);
@@ -123,7 +128,7 @@ fn compare_tls(args: &BenchArgs) -> Result<Exit, CliError> {
         let mut plain = PeerCrew::start(args, peers, None)?;
         let mut guarded = PeerCrew::start(args, peers, Some(folder.path()))?;
         for &bytes in &args.bytes.0 {
-            let cell = Cell { peers, bytes, dtype: args.dtype, op: args.op, in_place: args.in_place };
+            let cell = Cell::new(args, peers, bytes);
             let (mut without, mut with) = (Vec::new(), Vec::new());
             for _ in 0..tls::TURNS {
                 for (crew, times) in [(&mut plain, &mut without), (&mut guarded, &mut with)] {
@@ -147,6 +152,15 @@ fn compare_tls(args: &BenchArgs) -> Result<Exit, CliError> {
 }
 
 fn check_sizes(args: &BenchArgs) -> Result<(), CliError> {
+    use {
+        DataType::{BF16, F16, F32, F64},
+        ReduceOp::{Avg, Sum},
+    };
+    let lossy = matches!((args.dtype, args.op), (F16 | BF16 | F32 | F64, Sum | Avg));
+    if args.quantize.is_some() && !lossy {
+        let what = format!("failed to plan: {} of {} is not measured with --quantize", args.op, args.dtype);
+        return Err(CliError::new(Exit::Usage, what).hint("take sum or avg, and f16, bf16, f32 or f64"));
+    }
     let element = args.dtype.size_bytes() as u64;
     let whole = |size: &&ByteSize| size.0 == 0 || !size.0.is_multiple_of(element);
     match args.bytes.0.iter().find(whole) {
@@ -193,6 +207,7 @@ impl PeerCrew {
         let mut crew = Crew::new()?;
         let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS, certificates)?;
         let mut line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
+        line.extend(args.quantize.map(|how| format!("--quantize={how}")));
         line.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
         let peers = (0..peers).map(|number| crew.spawn(format!("peer {number}"), &line));
         let peers = peers.collect::<Result<Vec<Id>, CliError>>()?;

@@ -4,7 +4,7 @@
 //! result is exact in every type, so the result does not depend on the order of the reduction.
 
 use half::{bf16, f16};
-use pccl::{DataType, ReduceOp};
+use pccl::{DataType, Quantization, ReduceOp};
 
 /// Places after which values repeat: a prime, so that no block boundary meets it.
 const PERIOD: usize = 251;
@@ -17,6 +17,14 @@ pub(super) struct Pattern {
     rest: Vec<u8>,
     expected: Vec<u8>,
     element_bytes: usize,
+    /// How far off elements may be that travel as integers.
+    lossy: Option<Lossy>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lossy {
+    dtype: DataType,
+    off: f64,
 }
 
 impl Pattern {
@@ -30,7 +38,22 @@ impl Pattern {
             rest: all(&|_| f64::from(u8::from(op == ReduceOp::Prod))),
             expected: (0..PERIOD).flat_map(|place| result(dtype, op, world, place)).collect(),
             element_bytes: dtype.size_bytes(),
+            lossy: None,
         }
+    }
+
+    /// Sums or averages whose values travel as integers: off by half a step of the range of each contribution, and of the
+    /// sum.
+    pub(super) fn quantized(mut self, how: Quantization, dtype: DataType, op: ReduceOp, world: u32) -> Self {
+        let steps = match how {
+            Quantization::MinMaxU8 | Quantization::ZeroPointU8 => f64::from(u8::MAX),
+            Quantization::MinMaxU16 | Quantization::ZeroPointU16 => f64::from(u16::MAX),
+        };
+        let largest = (0..PERIOD).map(|place| value(dtype, op, 0, place)).fold(0.0, f64::max);
+        let peers = if op == ReduceOp::Avg { 1.0 } else { f64::from(world) };
+        // The sum's range is that of contributions that are off.
+        self.lossy = Some(Lossy { dtype, off: peers * largest / steps * 1.01 });
+        self
     }
 
     /// Writes this peer's input.
@@ -49,16 +72,37 @@ impl Pattern {
         repeat(&bad, buffer);
     }
 
-    /// Elements that are not as expected, bit for bit.
+    /// Elements that are not as expected: bit for bit, or as near as they can be.
     pub(super) fn wrong(&self, buffer: &[u8]) -> u64 {
         let wrong_in = |block: &[u8]| {
             if block == &self.expected[..block.len()] {
                 return 0;
             }
             let pairs = block.chunks(self.element_bytes).zip(self.expected.chunks(self.element_bytes));
-            pairs.filter(|(is, should)| is != should).count() as u64
+            pairs.filter(|(is, should)| is != should && !self.is_near(is, should)).count() as u64
         };
         buffer.chunks(self.expected.len()).map(wrong_in).sum()
+    }
+}
+
+impl Pattern {
+    fn is_near(&self, is: &[u8], should: &[u8]) -> bool {
+        let Some(Lossy { dtype, off }) = self.lossy else { return false };
+        let (is, should) = (number(dtype, is), number(dtype, should));
+        // What is read is rounded to the element type.
+        let rounding = if dtype.size_bytes() == 2 { 1.0 / 256.0 } else { 1e-6 };
+        (is - should).abs() <= off + should.abs() * rounding
+    }
+}
+
+/// An element of a floating-point type.
+fn number(dtype: DataType, bytes: &[u8]) -> f64 {
+    match (dtype, bytes) {
+        (DataType::F16, &[a, b]) => f16::from_ne_bytes([a, b]).to_f64(),
+        (DataType::BF16, &[a, b]) => bf16::from_ne_bytes([a, b]).to_f64(),
+        (DataType::F32, &[a, b, c, d]) => f32::from_ne_bytes([a, b, c, d]).into(),
+        (DataType::F64, bytes) => bytes.try_into().map_or(f64::NAN, f64::from_ne_bytes),
+        _ => f64::NAN,
     }
 }
 
@@ -163,6 +207,29 @@ mod tests {
         assert_eq!(pattern.wrong(&buffer), 2);
         pattern.poison(&mut buffer);
         assert_eq!(pattern.wrong(&buffer), 1000);
+    }
+
+    #[test]
+    fn what_travels_as_integers_may_be_off_by_a_step_and_not_by_more() {
+        let all = [DataType::F16, DataType::BF16, DataType::F32, DataType::F64];
+        for (dtype, op) in all.into_iter().flat_map(|d| [(d, ReduceOp::Sum), (d, ReduceOp::Avg)]) {
+            let pattern = Pattern::new(dtype, op, 0, 4).quantized(Quantization::MinMaxU8, dtype, op, 4);
+            let Some(Lossy { off, .. }) = pattern.lossy else { panic!("it is lossy") };
+            let moved = |by: f64| -> Vec<u8> {
+                let elements = pattern.expected.chunks(pattern.element_bytes);
+                elements.flat_map(|e| encode_real(dtype, number(dtype, e) + by)).collect()
+            };
+            assert_eq!(pattern.wrong(&moved(0.9 * off)), 0, "{dtype} {op}");
+            assert!(pattern.wrong(&moved(3.0 * off)) > 0, "{dtype} {op}");
+            let mut poisoned = moved(0.0);
+            pattern.poison(&mut poisoned);
+            assert!(pattern.wrong(&poisoned) > 200, "{dtype} {op}");
+        }
+    }
+
+    fn encode_real(dtype: DataType, value: f64) -> Vec<u8> {
+        assert!(matches!(dtype, DataType::F16 | DataType::BF16 | DataType::F32 | DataType::F64));
+        encode(dtype, value)
     }
 
     #[test]

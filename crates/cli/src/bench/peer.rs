@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use pccl::{Algorithm, Call, CollectiveError, Communicator, DataType, Options, Ports, ReduceOp};
+use pccl::{
+    Algorithm, Call, CollectiveError, Communicator, DataType, Options, Ports, Quantization, ReduceOp,
+};
 use serde::{Deserialize, Serialize};
 
 use super::pattern::Pattern;
@@ -46,6 +48,8 @@ pub(crate) struct PeerArgs {
     algorithm: Option<Algorithm>,
     #[arg(long)]
     in_place: bool,
+    #[arg(long)]
+    quantize: Option<Quantization>,
     #[arg(long)]
     certificates: Option<PathBuf>,
 }
@@ -140,7 +144,12 @@ struct Buffers {
 impl Peer<'_> {
     fn measure(&self, order: Measure) -> Result<Sample, CollectiveError> {
         forget_peak_memory();
-        let pattern = Pattern::new(self.args.dtype, self.args.op, self.rank, self.args.peers);
+        let PeerArgs { dtype, op, peers, .. } = *self.args;
+        let pattern = Pattern::new(dtype, op, self.rank, peers);
+        let pattern = match self.args.quantize {
+            Some(how) => pattern.quantized(how, dtype, op, peers),
+            None => pattern,
+        };
         let bytes = order.bytes as usize;
         let mut buffers = Buffers {
             input: if self.args.in_place { Vec::new() } else { vec![0; bytes] },
@@ -172,7 +181,8 @@ impl Peer<'_> {
     }
 
     fn call_once(&self, buffers: &mut Buffers) -> Result<Algorithm, CollectiveError> {
-        let call = Call::new(TAG).op(self.args.op).algorithm(self.args.algorithm);
+        let call =
+            Call::new(TAG).op(self.args.op).algorithm(self.args.algorithm).quantized(self.args.quantize);
         let dtype = self.args.dtype;
         let info = if self.args.in_place {
             self.comm.all_reduce_bytes_in_place(dtype, &mut buffers.output, &call)?

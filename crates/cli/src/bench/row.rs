@@ -1,8 +1,9 @@
 //! The figures of one cell: what a peer measures, and what becomes of all peers' figures.
 
-use pccl::{DataType, ReduceOp};
+use pccl::{DataType, Quantization, ReduceOp};
 use serde::{Deserialize, Serialize};
 
+use super::BenchArgs;
 use crate::size::ByteSize;
 use crate::table::{Table, seconds};
 
@@ -32,6 +33,9 @@ pub(super) struct Row {
     pub(super) op: &'static str,
     pub(super) algorithm: String,
     pub(super) in_place: bool,
+    /// How values travelled, if not as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) quantize: Option<&'static str>,
     pub(super) iters: u64,
     pub(super) median_s: f64,
     pub(super) p99_s: f64,
@@ -49,6 +53,14 @@ pub(super) struct Cell {
     pub(super) dtype: DataType,
     pub(super) op: ReduceOp,
     pub(super) in_place: bool,
+    pub(super) quantize: Option<Quantization>,
+}
+
+impl Cell {
+    pub(super) fn new(args: &BenchArgs, peers: u32, bytes: ByteSize) -> Self {
+        let BenchArgs { dtype, op, in_place, quantize, .. } = *args;
+        Self { peers, bytes, dtype, op, in_place, quantize }
+    }
 }
 
 impl Row {
@@ -65,6 +77,7 @@ impl Row {
             op: cell.op.name(),
             algorithm: samples.first().map(|sample| sample.algorithm.clone()).unwrap_or_default(),
             in_place: cell.in_place,
+            quantize: cell.quantize.map(Quantization::name),
             iters: samples.iter().map(|sample| sample.iters).min().unwrap_or(0),
             median_s,
             p99_s: slowest(|sample| sample.p99_s),
@@ -104,7 +117,7 @@ pub(super) fn table(rows: &[Row]) -> Vec<String> {
             (row.bytes / element).to_string(),
             row.dtype.to_owned(),
             row.op.to_owned(),
-            row.algorithm.clone(),
+            row.quantize.map_or_else(|| row.algorithm.clone(), |how| format!("{} {how}", row.algorithm)),
             row.iters.to_string(),
             seconds(row.median_s),
             seconds(row.p99_s),
@@ -153,6 +166,7 @@ mod tests {
             dtype: DataType::F32,
             op: ReduceOp::Sum,
             in_place: false,
+            quantize: None,
         };
         let row = Row::new(&cell, &[sample(1.0, 2), sample(2.0, 3)]);
         assert_eq!((row.median_s, row.p99_s, row.wrong), (2.0, 4.0, 5));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 
@@ -85,14 +86,12 @@ class DataType(Enum):
     @classmethod
     def from_torch_dtype(cls, dtype: Any) -> "DataType":
         """The element type of a ``torch.dtype``."""
-        return cls._named(str(dtype).replace("torch.", "", 1))
+        return _of_torch(dtype)
 
     @classmethod
     def from_numpy_dtype(cls, dtype: Any) -> "DataType":
         """The element type of a ``numpy.dtype``."""
-        if not getattr(dtype, "isnative", True):
-            raise ValueError(f"Unsupported dtype: {dtype}: elements must be in native byte order")
-        return cls._named(getattr(dtype, "name", str(dtype)))
+        return _of_numpy(dtype)
 
     @classmethod
     def _named(cls, name: str) -> "DataType":
@@ -100,6 +99,19 @@ class DataType(Enum):
         if found is None:
             raise ValueError(f"Unsupported dtype: {name}")
         return found
+
+
+# Every call asks for it, and NumPy and PyTorch are slow to tell a type's name.
+@lru_cache(maxsize=64)
+def _of_torch(dtype: Any) -> DataType:
+    return DataType._named(str(dtype).replace("torch.", "", 1))
+
+
+@lru_cache(maxsize=64)
+def _of_numpy(dtype: Any) -> DataType:
+    if not getattr(dtype, "isnative", True):
+        raise ValueError(f"Unsupported dtype: {dtype}: elements must be in native byte order")
+    return DataType._named(getattr(dtype, "name", str(dtype)))
 
 
 _NAMES = {
