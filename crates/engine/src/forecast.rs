@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pccl_deploy::file::Mode;
 use pccl_deploy::plan::{Plan, TaskId};
-use pccl_deploy::predict::{Forecast, estimates, forecast};
+use pccl_deploy::predict::{Forecast, estimates, forecast, outline};
 
 use crate::display::time;
 use crate::failure::DeployError;
@@ -16,14 +16,17 @@ use crate::store::{Place, Store};
 
 /// Runs whose times are used, newest first.
 const LEARNED: u32 = 20;
+/// Tasks of all rehearsals of one mode: a plan is looked at by a person who waits.
+const REHEARSED: usize = 50_000;
+/// Most rehearsals of one mode.
+const MOST: u32 = 20;
 
 /// A plan, and what is to be expected of it.
 #[derive(Clone, Debug)]
 pub struct Outlook {
     plan: Plan,
+    /// Of each mode.
     forecasts: Vec<Forecast>,
-    /// Rehearsals of each mode.
-    runs: u32,
     /// Times come from earlier runs, as far as there were some.
     has_history: bool,
     /// The longest chain of tasks, and how long it takes.
@@ -32,7 +35,8 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Rehearses every mode so often, with times of the runs in the journal, else of the file.
+    /// Rehearses every mode so often, with times of the runs in the journal, else of the file. Without a number, small
+    /// plans are rehearsed more often than larger ones, and of very large ones only the mode that they are run in.
     pub fn of(plan: Plan, place: &Place, runs: Option<u32>) -> Result<Self, DeployError> {
         let mut known = estimates(&plan);
         let seen = seen(place)?;
@@ -41,16 +45,20 @@ impl Outlook {
                 known[at] = *figures;
             }
         }
-        let runs = runs.unwrap_or_else(|| rehearsals(plan.tasks.len()));
+        let is_outlined =
+            |mode: Mode| runs.is_none() && plan.tasks.len() > REHEARSED && mode != plan.deployment.mode;
         let of_mode = |mode: Mode| {
             let mut options = Choices::options(&plan, 1);
             options.mode = mode;
-            forecast(&plan, &options, &known, runs)
+            if is_outlined(mode) {
+                return outline(&plan, &options, &known);
+            }
+            forecast(&plan, &options, &known, runs.unwrap_or_else(|| rehearsals(plan.tasks.len())))
         };
         let forecasts = at_once(&Mode::ALL, of_mode);
         let means: Vec<Duration> = plan.tasks.iter().map(|task| known[task.phase as usize].0).collect();
         let (length, path) = plan.critical_path(&means);
-        Ok(Self { plan, forecasts, runs, has_history: !seen.is_empty(), path, length })
+        Ok(Self { plan, forecasts, has_history: !seen.is_empty(), path, length })
     }
 
     /// For programs.
@@ -58,7 +66,6 @@ impl Outlook {
         serde_json::json!({
             "deployment": self.plan.deployment.name,
             "tasks": self.tasks(),
-            "rehearsals": self.runs,
             "waves": self.plan.waves.iter().map(Vec::len).collect::<Vec<_>>(),
             "critical_path": { "seconds": self.length.as_secs_f64(), "tasks": self.path_names() },
             "modes": self.forecasts,
@@ -69,6 +76,11 @@ impl Outlook {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = self.summary();
         lines.extend(table(&self.forecasts));
+        if self.forecasts.iter().any(|forecast| forecast.rehearsals == 0) {
+            lines.push(format!(
+                "≥ is by formula, for there are more than {REHEARSED} tasks: `--runs 1` rehearses every mode"
+            ));
+        }
         lines.push(String::new());
         lines.push(format!("critical path  {}: {}", time(self.length), self.path_names().join(" → ")));
         lines.extend(calls(&self.forecasts));
@@ -88,12 +100,12 @@ impl Outlook {
         let waves: Vec<String> = self.plan.waves.iter().map(|wave| wave.len().to_string()).collect();
         vec![
             format!(
-                "{}: {} tasks in {} phases for {} targets; times from {from}, each mode rehearsed {} ×",
+                "{}: {} tasks in {} phases for {} targets; times from {from}, rehearsed {} ×",
                 self.plan.deployment.name,
                 self.tasks(),
                 self.plan.deployment.phases.len(),
                 self.plan.catalog.targets.len(),
-                self.runs
+                self.forecasts.iter().map(|forecast| forecast.rehearsals).max().unwrap_or(0)
             ),
             format!("waves  {}", waves.join(", ")),
             String::new(),
@@ -119,9 +131,9 @@ fn seen(place: &Place) -> Result<BTreeMap<String, (Duration, f64)>, DeployError>
     Ok(all)
 }
 
-/// How often each mode is rehearsed: a plan is looked at by a person who waits.
+/// How often a mode is rehearsed.
 fn rehearsals(tasks: usize) -> u32 {
-    (50_000 / tasks.max(1)).clamp(1, 20) as u32
+    (REHEARSED / tasks.max(1)).clamp(1, MOST as usize) as u32
 }
 
 /// The forecasts of all modes, made on all cores.
@@ -158,14 +170,16 @@ fn table(forecasts: &[Forecast]) -> Vec<String> {
     )];
     for forecast in forecasts {
         let faster = sequential.as_secs_f64() / forecast.expected.as_secs_f64().max(1e-9);
+        let (expected, worst, refused) = if forecast.rehearsals == 0 {
+            (format!("≥ {}", time(forecast.expected)), "–".to_owned(), "–".to_owned())
+        } else {
+            let refused = format!("{:.1}%", forecast.refused * 100.0);
+            (time(forecast.expected), time(forecast.worst), refused)
+        };
         lines.push(format!(
-            "{:<11} {:>9} {:>9} {:>9} {:>7.1}× {:>8.1}%  {}",
+            "{:<11} {expected:>9} {worst:>9} {:>9} {faster:>7.1}× {refused:>9}  {}",
             forecast.mode.name(),
-            time(forecast.expected),
-            time(forecast.worst),
             time(forecast.bound),
-            faster,
-            forecast.refused * 100.0,
             forecast.risk
         ));
     }
@@ -173,11 +187,11 @@ fn table(forecasts: &[Forecast]) -> Vec<String> {
 }
 
 fn calls(forecasts: &[Forecast]) -> Vec<String> {
-    let Some(auto) = forecasts.last().filter(|forecast| !forecast.calls.is_empty()) else {
+    let Some(known) = forecasts.iter().rev().find(|forecast| !forecast.calls.is_empty()) else {
         return Vec::new();
     };
-    let mut lines = vec![String::new(), "API calls in mode auto, and the limit".to_owned()];
-    for one in auto.calls.iter().filter(|one| one.served + one.refused > 0).take(20) {
+    let mut lines = vec![String::new(), format!("API calls in mode {}, and the limit", known.mode)];
+    for one in known.calls.iter().filter(|one| one.served + one.refused > 0).take(20) {
         let (burst, rate) = one.limit;
         lines.push(format!(
             "  {:<28} {:<7} {:>7} calls, {} refused; limit {burst} + {rate:.2}/s",

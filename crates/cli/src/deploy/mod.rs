@@ -83,7 +83,7 @@ struct PlanArgs {
     /// One JSON object instead of tables
     #[arg(long)]
     json: bool,
-    /// Rehearsals for each mode [default: 20, fewer for more than 2,500 tasks]
+    /// Rehearsals for each mode [default: 20, fewer for more than 2,500 tasks, of one mode for more than 50,000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
     #[command(flatten)]

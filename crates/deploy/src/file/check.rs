@@ -140,6 +140,10 @@ fn limit(path: &str, limit: &Limit) -> Check {
         let message = "`concurrency` must have 1 ≤ min ≤ start ≤ max";
         return fail(format!("{path}.concurrency"), Kind::Value, message);
     }
+    if !(limit.share > 0.0 && limit.share <= 1.0) {
+        let message = "`share` is a part of what the API allows: above 0, and 1 at most";
+        return fail(format!("{path}.share"), Kind::Value, message);
+    }
     for (kind, bucket) in &limit.buckets {
         if bucket.burst == 0 {
             let path = format!("{path}.buckets.{kind}.burst");

@@ -23,6 +23,10 @@ pub struct Limit {
     /// A token bucket for each kind of call: `write: { burst: 200, refill: 10/s }`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub buckets: BTreeMap<String, Bucket>,
+    /// Part of the buckets that this deployment may use, above 0 and up to 1. What it leaves is for others that call as the
+    /// same principal; where there are none, 1.
+    #[serde(default = "share")]
+    pub share: f64,
     /// How many slots may use the scope at once.
     #[serde(default)]
     pub concurrency: ConcurrencyLimit,
@@ -75,6 +79,10 @@ pub struct Calls {
 
 fn one() -> u32 {
     1
+}
+
+fn share() -> f64 {
+    0.9
 }
 
 /// Limits that are published by the clouds.

@@ -120,6 +120,18 @@ fn an_invariant_that_could_never_hold_is_refused() {
 }
 
 #[test]
+fn a_share_of_a_limit_is_a_part_of_it() {
+    let with = |share: &str| format!("{SMALL}limits: [{{ scope: arm, preset: aws-ec2{share} }}]\n");
+    let [usual, half, all] =
+        ["", ", share: 0.5", ", share: 1"].map(|share| read(&with(share)).limits[0].share);
+    assert!(half < usual && usual < all, "{half}, {usual}, {all}");
+    for wrong in ["0", "-1", "1.5", "90%"] {
+        let error = refused(&with(&format!(", share: {wrong}")));
+        assert_eq!((error.kind(), error.place().0), (FileErrorKind::Value, 8), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn waves_need_one_rule() {
     let with = |waves: &str| format!("{SMALL}waves: {waves}\n");
     read(&with("{ sizes: [1], max_failures: 10% }"));

@@ -112,7 +112,17 @@ pub(crate) struct Edges {
 
 impl Edges {
     pub(crate) fn of(&self, node: usize) -> &[u32] {
-        &self.ends[self.starts[node] as usize..self.starts[node + 1] as usize]
+        &self.ends[self.edges(node)]
+    }
+
+    /// The places of a node's edges, for who changes something while walking along them.
+    pub(crate) fn edges(&self, node: usize) -> std::ops::Range<usize> {
+        self.starts[node] as usize..self.starts[node + 1] as usize
+    }
+
+    /// Where an edge leads.
+    pub(crate) fn end(&self, edge: usize) -> u32 {
+        self.ends[edge]
     }
 }
 

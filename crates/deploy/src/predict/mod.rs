@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod bars;
+mod outline;
 mod simulate;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::schedule::Options;
 
+pub use outline::outline;
 pub use simulate::{Rehearsal, ScopeUse, Span, Timeline, simulate};
 
 /// What is to be expected of one mode.
@@ -20,6 +22,8 @@ pub use simulate::{Rehearsal, ScopeUse, Span, Timeline, simulate};
 pub struct Forecast {
     /// Which.
     pub mode: Mode,
+    /// Rehearsals that it comes from; none for an [`outline`].
+    pub rehearsals: u32,
     /// Median time.
     pub expected: Duration,
     /// Time that 19 of 20 runs do not exceed.
@@ -53,16 +57,14 @@ pub fn estimates(plan: &Plan) -> Vec<(Duration, f64)> {
 
 /// Forecast of one mode, from `runs` rehearsals.
 pub fn forecast(plan: &Plan, options: &Options, estimates: &[(Duration, f64)], runs: u32) -> Forecast {
-    // Of each run only what is asked for: the events of a large deployment would fill the memory.
     let mut outcomes: Vec<Outcome> = (0..u64::from(runs.max(1)))
         .map(|seed| {
             let mut random = Random::new(options.seed.wrapping_add(seed));
             let durations = sample(plan, estimates, &mut random);
             let waves = options.waves && options.mode == Mode::Auto;
             let bound = plan.lower_bound(&durations, None, waves);
-            let timeline = simulate(plan, options, &Rehearsal::new(durations, seed));
-            let refused = timeline.refused();
-            Outcome { makespan: timeline.makespan, bound, refused, calls: timeline.calls }
+            let (makespan, calls) = simulate::time(plan, options, &Rehearsal::new(durations, seed));
+            Outcome { makespan, bound, refused: simulate::refused(&calls), calls }
         })
         .collect();
     outcomes.sort_by_key(|outcome| outcome.makespan);
@@ -74,6 +76,7 @@ pub fn forecast(plan: &Plan, options: &Options, estimates: &[(Duration, f64)], r
     let Outcome { makespan, calls, refused, .. } = outcomes.swap_remove(median);
     Forecast {
         mode: options.mode,
+        rehearsals: outcomes.len() as u32 + 1,
         expected: makespan,
         worst,
         bound,

@@ -79,17 +79,38 @@ pub struct Timeline {
 impl Timeline {
     /// Share of calls that were refused, from 0 to 1.
     pub fn refused(&self) -> f64 {
-        let (served, refused) = self.calls.iter().fold((0, 0), |(s, r), u| (s + u.served, r + u.refused));
-        if served + refused == 0 { 0.0 } else { refused as f64 / (served + refused) as f64 }
+        refused(&self.calls)
     }
+}
+
+/// Share of calls that were refused, from 0 to 1.
+pub(super) fn refused(calls: &[ScopeUse]) -> f64 {
+    let (served, refused) = calls.iter().fold((0, 0), |(s, r), u| (s + u.served, r + u.refused));
+    if served + refused == 0 { 0.0 } else { refused as f64 / (served + refused) as f64 }
 }
 
 /// Runs a plan in virtual time.
 pub fn simulate(plan: &Plan, options: &Options, rehearsal: &Rehearsal) -> Timeline {
+    let mut events = Vec::new();
+    let (makespan, world, counts) = play(plan, options, rehearsal, |event| events.push(event));
+    Timeline { makespan, calls: world.uses(), spans: world.spans, events, counts }
+}
+
+/// The same, of which only time and calls are wanted: the events of a large deployment would fill the memory.
+pub(super) fn time(plan: &Plan, options: &Options, rehearsal: &Rehearsal) -> (Duration, Vec<ScopeUse>) {
+    let (makespan, world, _) = play(plan, options, rehearsal, drop);
+    (makespan, world.uses())
+}
+
+fn play<'a>(
+    plan: &'a Plan,
+    options: &Options,
+    rehearsal: &'a Rehearsal,
+    mut tell: impl FnMut(Event),
+) -> (Duration, World<'a>, Counts) {
     let mut world = World::new(plan, rehearsal);
     let mut scheduler = Scheduler::new(plan.clone(), options.clone(), &BTreeMap::new(), Duration::ZERO);
     let mut now = Duration::ZERO;
-    let mut events = Vec::new();
     loop {
         while let Some(command) = scheduler.poll_command(now) {
             match command {
@@ -98,7 +119,7 @@ pub fn simulate(plan: &Plan, options: &Options, rehearsal: &Rehearsal) -> Timeli
             }
         }
         while let Some(event) = scheduler.poll_event() {
-            events.push(event);
+            tell(event);
         }
         if scheduler.is_finished() {
             break;
@@ -110,7 +131,7 @@ pub fn simulate(plan: &Plan, options: &Options, rehearsal: &Rehearsal) -> Timeli
         scheduler.handle_time(now);
         world.advance(now, &mut scheduler);
     }
-    Timeline { makespan: now, calls: world.uses(), spans: world.spans, events, counts: scheduler.counts() }
+    (now, world, scheduler.counts())
 }
 
 /// A task that still has to call is looked at again after this time.

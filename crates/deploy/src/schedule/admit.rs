@@ -26,6 +26,22 @@ pub(super) enum Constraint {
     Scope(u32),
 }
 
+impl Constraint {
+    /// The word of its [`Wait`] for sums.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Free => "dependency",
+            Self::Barrier(_) => "barrier",
+            Self::Wave(_) => "wave",
+            Self::Tolerance => "tolerance",
+            Self::Lock(_) | Self::Conflict(_) | Self::State(_) => "locked",
+            Self::Invariant(_) => "invariant",
+            Self::PhaseWidth(_) | Self::Width => "width",
+            Self::Scope(_) => "throttled",
+        }
+    }
+}
+
 impl Scheduler {
     /// The next thing to do. Call it again until it gives nothing.
     pub fn poll_command(&mut self, now: Duration) -> Option<Command> {
@@ -46,9 +62,8 @@ impl Scheduler {
                 }
                 Err(other) => {
                     self.unqueue(constraint, key);
-                    let label = self.describe(constraint).label();
                     if constraint != Constraint::Free {
-                        self.add_waited(task, label);
+                        self.add_waited(task, constraint.label());
                     }
                     let since = self.held_by[task.index()].map_or(self.now, |(_, since)| since);
                     self.held_by[task.index()] = Some((other, since));
@@ -64,12 +79,14 @@ impl Scheduler {
     /// The longest chain among the queues that may move.
     fn best(&mut self) -> Option<(Constraint, Key)> {
         let first = |c: &Constraint| self.queues.get(c).and_then(BTreeSet::first).map(|key| (*key, *c));
-        let empty: Vec<Constraint> = self.open.iter().filter(|c| first(c).is_none()).copied().collect();
-        let best = self.open.iter().filter_map(first).min().map(|(key, constraint)| (constraint, key));
-        for constraint in empty {
-            self.open.remove(&constraint);
+        self.open.iter().filter_map(first).min().map(|(key, constraint)| (constraint, key))
+    }
+
+    /// What this holds may move, if it holds anything.
+    pub(super) fn reopen(&mut self, constraint: Constraint) {
+        if self.queues.contains_key(&constraint) {
+            self.open.insert(constraint);
         }
-        best
     }
 
     fn unqueue(&mut self, constraint: Constraint, key: Key) {
@@ -77,6 +94,7 @@ impl Scheduler {
             queue.remove(&key);
             if queue.is_empty() {
                 self.queues.remove(&constraint);
+                self.open.remove(&constraint);
             }
         }
     }
@@ -203,16 +221,17 @@ impl Scheduler {
         }
         if !down {
             let invariants: Vec<u32> = self.plan.tasks[id.index()].disrupts.iter().map(|(i, _)| *i).collect();
-            self.open.extend(invariants.into_iter().map(Constraint::Invariant));
+            for invariant in invariants {
+                self.reopen(Constraint::Invariant(invariant));
+            }
         }
     }
 
     fn start(&mut self, id: TaskId, held_by: Constraint) -> Command {
-        let label = self.describe(held_by).label();
         if held_by == Constraint::Free {
             self.held_by[id.index()] = None;
         } else {
-            self.add_waited(id, label);
+            self.add_waited(id, held_by.label());
         }
         let task = &self.plan.tasks[id.index()];
         for (at, scope) in self.scopes.iter_mut().enumerate() {

@@ -52,6 +52,7 @@ impl Scheduler {
     /// Gives back what a running task holds.
     fn release(&mut self, id: TaskId, succeeded: bool) {
         let task = &self.plan.tasks[id.index()];
+        let mut may_move = Vec::with_capacity(8);
         for (at, scope) in self.scopes.iter_mut().enumerate() {
             let calls = task.calls.iter().filter(|call| call.scope as usize == at);
             if calls.clone().next().is_some() {
@@ -59,12 +60,12 @@ impl Scheduler {
                     scope.grow(task.slots);
                 }
                 scope.end(self.now, task.slots, calls);
-                self.open.insert(Constraint::Scope(at as u32));
+                may_move.push(Constraint::Scope(at as u32));
             }
         }
         if let Some(lock) = task.lock {
             self.locks.remove(&lock);
-            self.open.insert(Constraint::Lock(lock));
+            may_move.push(Constraint::Lock(lock));
         }
         if let Some(target) = task.target {
             if let Some(running) = self.running_of_target.get_mut(&target) {
@@ -73,7 +74,7 @@ impl Scheduler {
                     self.running_of_target.remove(&target);
                 }
             }
-            self.open.insert(Constraint::Conflict(target));
+            may_move.push(Constraint::Conflict(target));
         }
         let phase = task.phase;
         self.slots_in_use -= task.slots;
@@ -82,10 +83,13 @@ impl Scheduler {
             batch.running -= 1;
             if batch.running == 0 {
                 self.batches.remove(&phase);
-                self.open.insert(Constraint::State(phase));
+                may_move.push(Constraint::State(phase));
             }
         }
-        self.open.extend([Constraint::Width, Constraint::PhaseWidth(phase), Constraint::Tolerance]);
+        may_move.extend([Constraint::Width, Constraint::PhaseWidth(phase), Constraint::Tolerance]);
+        for constraint in may_move {
+            self.reopen(constraint);
+        }
     }
 
     fn ended(&mut self, task: TaskId, outcome: Outcome, again_at: Option<Duration>) {
@@ -224,15 +228,17 @@ impl Scheduler {
         if !good {
             self.bad_in_phase[phase].get_or_insert(task);
         }
-        let mut nodes = vec![(task.index(), (!good).then_some(task))];
+        let of_task = (task.index(), (!good).then_some(task));
+        let mut of_phase = None;
         if self.open_in_phase[phase] == 0 {
-            nodes.push((self.plan.tasks.len() + phase, self.bad_in_phase[phase]));
-            let phases = phase as u32 + 1..self.plan.phases.len() as u32;
-            self.open.extend(phases.map(Constraint::Barrier));
+            of_phase = Some((self.plan.tasks.len() + phase, self.bad_in_phase[phase]));
+            for later in phase as u32 + 1..self.plan.phases.len() as u32 {
+                self.reopen(Constraint::Barrier(later));
+            }
         }
-        for (node, bad) in nodes {
-            for to in self.plan.dependents.of(node).to_vec() {
-                let to = TaskId(to);
+        for (node, bad) in [Some(of_task), of_phase].into_iter().flatten() {
+            for edge in self.plan.dependents.edges(node) {
+                let to = TaskId(self.plan.dependents.end(edge));
                 self.missing[to.index()] -= 1;
                 if let Some(bad) = bad.filter(|_| !self.states[to.index()].is_final()) {
                     let culprit = self.culprits[bad.index()].unwrap_or(bad);

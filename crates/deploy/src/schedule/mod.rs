@@ -275,8 +275,8 @@ impl Scheduler {
     pub fn new(plan: Plan, options: Options, prior: &BTreeMap<TaskId, Prior>, now: Duration) -> Self {
         let count = plan.tasks.len();
         let scope = |scope: &crate::plan::Scope| {
-            let rule = plan.deployment.limits[scope.limit].concurrency;
-            let mut state = ScopeState::new(&scope.name, &scope.buckets, rule);
+            let limit = &plan.deployment.limits[scope.limit];
+            let mut state = ScopeState::new(&scope.name, &scope.buckets, limit.share, limit.concurrency);
             state.begin(now);
             state
         };
@@ -395,9 +395,7 @@ impl Scheduler {
                         self.make_ready(task);
                     }
                 }
-                Timer::Scope(scope) => {
-                    self.open.insert(Constraint::Scope(scope));
-                }
+                Timer::Scope(scope) => self.reopen(Constraint::Scope(scope)),
                 Timer::Bake => self.ask_gates(),
             }
         }

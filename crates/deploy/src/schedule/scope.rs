@@ -5,8 +5,6 @@ use std::time::Duration;
 use crate::file::ConcurrencyLimit;
 use crate::plan::Call;
 
-/// Part of a bucket that we use: the rest is for callers that we do not know.
-const SHARE: f64 = 0.9;
 /// What an API says after a decrease about attempts that began before it is no news, for so long.
 const ROUND_TRIP: Duration = Duration::from_secs(30);
 
@@ -68,10 +66,16 @@ impl BucketState {
 }
 
 impl ScopeState {
-    pub(super) fn new(name: &str, buckets: &[(String, u32, f64)], rule: ConcurrencyLimit) -> Self {
+    /// Of the buckets it uses this share: the rest is for callers that we do not know.
+    pub(super) fn new(
+        name: &str,
+        buckets: &[(String, u32, f64)],
+        share: f64,
+        rule: ConcurrencyLimit,
+    ) -> Self {
         let bucket = |&(_, burst, rate): &(String, u32, f64)| {
-            let burst = (f64::from(burst) * SHARE).max(1.0);
-            BucketState { tokens: burst, burst, rate: rate * SHARE, polling: 0.0, at: Duration::ZERO }
+            let burst = (f64::from(burst) * share).max(1.0);
+            BucketState { tokens: burst, burst, rate: rate * share, polling: 0.0, at: Duration::ZERO }
         };
         Self {
             name: name.to_owned(),
@@ -198,7 +202,7 @@ mod tests {
 
     fn scope(start: u32) -> ScopeState {
         let rule = ConcurrencyLimit { start, min: 2, max: 128 };
-        ScopeState::new("arm", &[("write".to_owned(), 200, 10.0)], rule)
+        ScopeState::new("arm", &[("write".to_owned(), 200, 10.0)], 0.9, rule)
     }
 
     #[test]

@@ -148,6 +148,15 @@ fn calls_are_counted_before_they_are_refused() {
 }
 
 #[test]
+fn who_shares_an_api_with_nobody_uses_all_of_it() {
+    let arm = ARM.replace("scope: arm,", "scope: arm, share: 1,");
+    let mut s = scheduler(&file(LIMITED, &arm));
+    assert_eq!(started(&mut s, Duration::ZERO), ["one/a", "one/b"]);
+    let until = s.poll_timeout().unwrap();
+    assert!(until >= 5 * S && until < 6 * S, "5 calls are missing at 1 a second: {until:?}");
+}
+
+#[test]
 fn retry_after_is_shared_by_the_scope_in_every_mode() {
     for mode in ["auto", "ultra"] {
         let text = file(LIMITED, &format!("{ARM}mode: {mode}\nwidth: 1\n"));

@@ -120,7 +120,7 @@ impl Scheduler {
         self.wave.between = false;
         self.wave.current += 1;
         let wave = self.wave.current;
-        self.open.insert(Constraint::Wave(wave));
+        self.reopen(Constraint::Wave(wave));
         self.events.push_back(Event::Wave { at: self.now, wave });
     }
 

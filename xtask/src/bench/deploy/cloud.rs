@@ -157,7 +157,7 @@ impl Work<'_> {
         Ok(command)
     }
 
-    /// The file says what the cloud allows and what a resource asks for; nothing else differs.
+    /// The file says what the cloud allows, that nobody else calls it, and what a resource asks for; nothing else differs.
     fn pccl(&self, folder: &Path, url: &str) -> Result<Command> {
         let regions: Vec<String> = (1..=REGIONS).map(|number| format!("region{number:02}")).collect();
         let entries: Vec<String> = self
@@ -167,7 +167,7 @@ impl Work<'_> {
             .collect();
         let speed = self.speed;
         let text = format!(
-            "name: cloud\ntargets: [{}]\nlists:\n  resources:\n{}limits:\n  - scope: arm\n    buckets:\n      \
+            "name: cloud\ntargets: [{}]\nlists:\n  resources:\n{}limits:\n  - scope: arm\n    share: 1\n    buckets:\n      \
              write: {{ burst: 200, refill: {}/s }}\n      read: {{ burst: 250, refill: {}/s }}\nphases:\n  \
              - name: resources\n    for_each: resources\n    run: {{ command: {{ run: ['{}', '{url}', \
              '{{{{ item.target }}}}', '{{{{ item.name }}}}'] }} }}\n    takes: {{ mean: {:.0}ms, cv: 0.4 }}\n    calls:\n      \
