@@ -1,4 +1,4 @@
-//! The database servers and the browser that tests start, from Debian's packages.
+//! The database servers, the browser and the firewalls that tests start, from Debian's packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ const TOOLS: &[Tool] = &[
     Tool { program: "postgres", folders: "/usr/lib/postgresql/*/bin", package: "postgresql" },
     Tool { program: "etcd", folders: "/usr/bin", package: "etcd-server" },
     Tool { program: "pgbouncer", folders: "/usr/sbin", package: "pgbouncer" },
+    // Rules of firewalls are applied for real, in namespaces of their own.
+    Tool { program: "nft", folders: "/usr/sbin", package: "nftables" },
+    Tool { program: "iptables", folders: "/usr/sbin", package: "iptables" },
     // No window, no desktop: pages are looked at by a program.
     Tool { program: "chromium-headless-shell", folders: "/usr/bin", package: "chromium-headless-shell" },
 ];

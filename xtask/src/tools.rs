@@ -1,7 +1,7 @@
 //! `cargo xtask tools`: the tools that tests run and that no package of Rust brings, in `target/tools`, at fixed versions.
 //!
-//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas and an S3 server from
-//! PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
+//! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas, a server that speaks like
+//! AWS and AWS's own command line from PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
 //! databases and a browser from Debian, too (installed: `servers`). Terraform
 //! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
 
@@ -18,7 +18,10 @@ const NPM: &[&str] =
     &["@foundry-rs/anvil@1.7.1", "@foundry-rs/cast@1.7.1", "solc@0.8.30", "puppeteer-core@24.8.2"];
 
 /// From PyPI: `target/tools/venv/bin/{kubernetes-validate,moto_server}`.
-const PIP: &[&str] = &["kubernetes-validate==1.37.0", "moto[s3,server]==5.2.5"];
+const PIP: &[&str] = &["kubernetes-validate==1.37.0", "moto[ec2,s3,server]==5.2.5"];
+
+/// From PyPI, apart from the others, whose versions of the same libraries it does not take: `target/tools/aws/bin/aws`.
+const AWS: &[&str] = &["awscli==1.46.3"];
 
 /// From Debian: `target/tools/debian/usr/bin/{prometheus,promtool}`, at the version of the machine's release.
 const DEBIAN: &[&str] = &["prometheus"];
@@ -41,6 +44,7 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all(&tools).with_context(|| format!("failed to make {}", tools.display()))?;
     installed(&tools.join("npm"), NPM, npm)?;
     installed(&tools.join("venv"), PIP, pip)?;
+    installed(&tools.join("aws"), AWS, pip)?;
     installed(&tools.join("debian"), DEBIAN, debian)?;
     servers::install()
 }

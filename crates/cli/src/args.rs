@@ -8,11 +8,13 @@ use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
 use crate::besu::BesuArgs;
 use crate::cert::CertArgs;
+use crate::check::CheckArgs;
 use crate::checkpoint::CheckpointArgs;
 use crate::configuration::ConfigurationArgs;
 use crate::deploy::DeployArgs;
 use crate::doctor::DoctorArgs;
 use crate::exit;
+use crate::firewall::FirewallArgs;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
@@ -46,6 +48,10 @@ pub(crate) enum Command {
     Average(AverageArgs),
     /// Whether machines can all-reduce, and whether the sums are right
     Verify(VerifyArgs),
+    /// Whether the network between the hosts of a fleet is good enough, and what to do if not
+    Check(CheckArgs),
+    /// The rules of a firewall that let a fleet through, and nobody else: iptables, nftables, AWS, Azure, Google Cloud
+    Firewall(FirewallArgs),
     /// A private authority, and certificates of a fleet
     Cert(CertArgs),
     /// A QBFT network of Besu nodes: keys, genesis, configuration, Kubernetes manifests

@@ -15,8 +15,8 @@ use crate::exit::{self, Exit};
 use crate::output::print;
 use crate::peer::{self, PeerArgs};
 use crate::settings;
-use crate::size::ByteSize;
 use crate::worker::load::refused;
+use pccl_config::ByteSize;
 
 /// Tags: the layout is compared by the first, each element type has one after it.
 const LAYOUT_TAG: u64 = 0;

@@ -10,7 +10,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
 use crate::settings::ConfigArgs;
-use crate::table::Table;
+use pccl_observe::table::Table;
 
 /// Options of `pccl checkpoint`.
 #[derive(Args, Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
 use crate::settings::ConfigArgs;
-use crate::table::Table;
+use pccl_observe::table::Table;
 
 /// Options of `pccl config`.
 #[derive(Args, Clone, Debug)]

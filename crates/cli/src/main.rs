@@ -1,8 +1,7 @@
 //! The program `pccl`: commands, displays, exit codes.
 //!
 //! One module per command; each has its options, a `run`, and what only it needs. What several need: [`processes`]
-//! (children that cannot be left behind), [`settings`] (where settings come from), [`size`], [`table`], [`error`] and
-//! [`exit`] (how it ends).
+//! (children that cannot be left behind), [`settings`] (where settings come from), [`error`] and [`exit`] (how it ends).
 #![forbid(unsafe_code)]
 
 mod args;
@@ -10,21 +9,21 @@ mod average;
 mod bench;
 mod besu;
 mod cert;
+mod check;
 mod checkpoint;
 mod configuration;
 mod deploy;
 mod doctor;
 mod error;
 mod exit;
+mod firewall;
 mod master;
 mod output;
 mod peer;
 mod processes;
 mod reload;
 mod settings;
-mod size;
 mod status;
-mod table;
 mod up;
 mod verify;
 mod worker;
@@ -43,10 +42,12 @@ fn main() -> ExitCode {
         Command::BenchPeer(args) => bench::run_peer(args),
         Command::Average(args) => average::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Check(args) => check::run(args),
         Command::Cert(args) => cert::run(args),
         Command::Besu(args) => besu::run(args),
         Command::Config(args) => configuration::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Firewall(args) => firewall::run(args),
         Command::Deploy(args) => deploy::run(args),
         Command::Status(args) => status::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),

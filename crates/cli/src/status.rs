@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
 use crate::settings::{self, ConfigArgs};
-use crate::table::Table;
+use pccl_observe::table::Table;
 
 /// Where a master listens unless told otherwise.
 const DEFAULT_PORT: u16 = 7117;

@@ -11,7 +11,7 @@ use crate::exit::{self, Exit};
 use crate::output::print;
 use crate::peer::{self, PeerArgs};
 use crate::settings;
-use crate::size::ByteSize;
+use pccl_config::ByteSize;
 
 /// The tag of its ops.
 const TAG: u64 = 1;

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use common::{Running, pccl, refused, run, signal, succeeded, text, until};
 
@@ -118,4 +119,25 @@ fn the_file_in_the_guide_is_sound() {
     let output = check.output().unwrap();
     succeeded(&output);
     assert!(text(&output.stdout).contains("the configuration is sound"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_firewall_is_for_the_ports_and_networks_of_the_configuration() {
+    let firewall = |arguments: &[&str]| {
+        let mut pccl = Command::new(env!("CARGO_BIN_EXE_pccl"));
+        pccl.arg("firewall").args(arguments).current_dir("/");
+        pccl.env("PCCL_NETWORK__MASTER_PORT", "7200").env("PCCL_NETWORK__P2P_PORTS", "7300-7310");
+        pccl.env("PCCL_NETWORK__ALLOWED_NETWORKS", "10.1.2.3/8").output().expect("pccl")
+    };
+    for dialect in ["--iptables", "--nftables", "--aws", "--azure", "--gcp"] {
+        let output = firewall(&[dialect]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && output.stderr.is_empty(), "{dialect}: {output:?}");
+        for word in ["7200", "7300", "7310", "10.0.0.0/8"] {
+            assert!(text.contains(word), "{dialect}: `{word}` is not in {text}");
+        }
+    }
+    let text = String::from_utf8(firewall(&["--gcp", "--allow", "fd00::/8", "--metrics"]).stdout).unwrap();
+    assert!(text.contains("fd00::/8") && text.contains("9090") && !text.contains("10.0.0.0"), "{text}");
+    assert_eq!(firewall(&[]).status.code(), Some(2));
 }

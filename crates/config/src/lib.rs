@@ -16,6 +16,7 @@ mod reader;
 mod reference;
 mod schema;
 mod sections;
+mod size;
 mod snippet;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use sections::{
     AuthConfig, FaultToleranceConfig, LoggingConfig, MetricsConfig, NetworkConfig, PerformanceConfig,
     StoreConfig, TlsConfig,
 };
+pub use size::{ByteSize, ByteSizes};
 pub use values::{
     HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress, NamedGroups,
     PortRange, Recovery, Role, Secret, StoreKind,

@@ -19,6 +19,7 @@ mod rotate;
 mod serve;
 mod source;
 pub mod story;
+pub mod table;
 mod text;
 mod throughput;
 

@@ -22,7 +22,7 @@ use crate::exit::{self, Exit};
 use crate::master;
 use crate::output;
 use crate::processes::{Crew, Happening, Id};
-use crate::size::{ByteSize, ByteSizes};
+use pccl_config::{ByteSize, ByteSizes};
 
 /// A busy machine must not end a peer: what is measured here is not the detection of death.
 const HEARTBEAT_TIMEOUT_MS: u32 = 5_000;
@@ -182,7 +182,7 @@ fn show(args: &BenchArgs, row: &Row) {
             "\r\x1b[K{} peers, {}: {}",
             row.peers,
             ByteSize(row.bytes),
-            crate::table::seconds(row.median_s)
+            pccl_observe::table::seconds(row.median_s)
         );
     }
 }

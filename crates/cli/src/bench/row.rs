@@ -4,8 +4,8 @@ use pccl::{DataType, Quantization, ReduceOp};
 use serde::{Deserialize, Serialize};
 
 use super::BenchArgs;
-use crate::size::ByteSize;
-use crate::table::{Table, seconds};
+use pccl_config::ByteSize;
+use pccl_observe::table::{Table, seconds};
 
 /// What one peer measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

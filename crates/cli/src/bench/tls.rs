@@ -12,8 +12,8 @@ use super::row::median;
 use crate::cert;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::size::ByteSize;
-use crate::table::seconds;
+use pccl_config::ByteSize;
+use pccl_observe::table::seconds;
 
 /// Whom the certificate of the fleet is for: its master.
 const NAME: &str = "127.0.0.1";

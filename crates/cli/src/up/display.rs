@@ -6,9 +6,9 @@ use super::chaos::{Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::RoundSummary;
 use crate::output;
-use crate::size::ByteSize;
-use crate::table::{Table, seconds};
 use crate::worker::recoveries;
+use pccl_config::ByteSize;
+use pccl_observe::table::{Table, seconds};
 
 /// One object per round, and a last one with the outcome.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 
 use super::load;
 use crate::error::CliError;
-use crate::size::ByteSize;
+use pccl_config::ByteSize;
 
 /// How far an update moves a value, at most.
 const STEP: f32 = 1.0 / 64.0;

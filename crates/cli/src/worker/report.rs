@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output;
 use crate::processes;
-use crate::table::seconds;
+use pccl_observe::table::seconds;
 
 /// One thing that a worker says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

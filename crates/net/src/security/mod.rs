@@ -156,6 +156,12 @@ impl Security {
         lock(&self.0.refusals).note(refused, from, Instant::now());
     }
 
+    /// A key that only those can make who have the shared secret, for a purpose and a random number that both sides know;
+    /// none without a secret.
+    pub fn derive_key(&self, purpose: &str, random: &[u8; 32]) -> Option<[u8; 32]> {
+        self.0.secret.as_ref().map(|secret| secret.derive(purpose, random))
+    }
+
     fn secret(&self) -> Option<SharedSecret> {
         self.0.secret.clone()
     }

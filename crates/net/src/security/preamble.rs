@@ -36,6 +36,14 @@ impl SharedSecret {
     pub fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
+
+    /// A key for one purpose and one random number.
+    pub(super) fn derive(&self, purpose: &str, random: &[u8; 32]) -> [u8; 32] {
+        let text = [b"pccl derived key 1: ", purpose.as_bytes(), &[0], random].concat();
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&self.0, &text).as_ref());
+        out
+    }
 }
 
 impl std::fmt::Debug for SharedSecret {

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use super::{Channel, Security};
 use crate::send::send;
 
-/// A connection to a master that blocks, with or without security.
+/// A connection that blocks, with or without security: to a master that is asked, or between programs that check a network.
 pub struct SecureStream {
     stream: TcpStream,
     channel: Option<Channel>,
@@ -18,6 +18,24 @@ impl SecureStream {
     pub fn client(stream: TcpStream, addr: SocketAddr, security: Option<&Security>) -> io::Result<Self> {
         let guarded = security.filter(|s| s.guards());
         let channel = guarded.map(|s| Channel::dialing(s, addr)).transpose().map_err(io::Error::other)?;
+        Self::open(stream, channel)
+    }
+
+    /// The other end, of a connection that was accepted. Where it comes from, and that it is refused, is counted and said.
+    pub fn server(stream: TcpStream, from: SocketAddr, security: Option<&Security>) -> io::Result<Self> {
+        let Some(security) = security else { return Self::open(stream, None) };
+        if !security.admits(from) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "its address is not allowed"));
+        }
+        let channel = security.guards().then(|| Channel::accepting(security)).transpose();
+        let opened = channel.map_err(io::Error::other).and_then(|channel| Self::open(stream, channel));
+        if let Err(Some(refused)) = opened.as_ref().map_err(|e| e.get_ref().and_then(|e| e.downcast_ref())) {
+            security.note(refused, from);
+        }
+        opened
+    }
+
+    fn open(stream: TcpStream, channel: Option<Channel>) -> io::Result<Self> {
         let mut this = Self { stream, channel };
         while this.channel.as_ref().is_some_and(|channel| !channel.is_open()) {
             this.flush_sealed()?;

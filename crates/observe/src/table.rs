@@ -1,14 +1,14 @@
 //! Tables of text: columns as wide as their widest cell.
 
 /// Rows of cells under a heading. Numbers stand to the right, words to the left.
-pub(crate) struct Table {
+pub struct Table {
     rows: Vec<Vec<String>>,
     left: Vec<bool>,
 }
 
 impl Table {
     /// A table with these column titles; a title that begins with `<` makes a column of words.
-    pub(crate) fn new(titles: &[&str]) -> Self {
+    pub fn new(titles: &[&str]) -> Self {
         Self {
             rows: vec![titles.iter().map(|title| title.trim_start_matches('<').to_owned()).collect()],
             left: titles.iter().map(|title| title.starts_with('<')).collect(),
@@ -16,12 +16,12 @@ impl Table {
     }
 
     /// One more row.
-    pub(crate) fn push(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub fn push(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// The whole table, a line each.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -40,7 +40,7 @@ fn aligned(row: &[String], widths: &[usize], left: &[bool]) -> String {
 }
 
 /// A time with three figures: `12.3 µs`, `4.56 ms`, `1.20 s`.
-pub(crate) fn seconds(value: f64) -> String {
+pub fn seconds(value: f64) -> String {
     let (scaled, unit) = if value < 1e-3 {
         (value * 1e6, "µs")
     } else if value < 1.0 {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A number of bytes, read and written with binary units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct ByteSize(pub(crate) u64);
+pub struct ByteSize(pub u64);
 
 const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
@@ -46,7 +46,7 @@ impl fmt::Display for ByteSize {
 
 /// Sizes on a command line: `4KiB,64MiB`, or every doubling in `4KiB..256MiB`, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ByteSizes(pub(crate) Vec<ByteSize>);
+pub struct ByteSizes(pub Vec<ByteSize>);
 
 impl FromStr for ByteSizes {
     type Err = String;
