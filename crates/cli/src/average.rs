@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use pccl::{Call, Communicator, DataType, OpInfo, ReduceOp};
@@ -20,20 +21,29 @@ use pccl_config::ByteSize;
 
 /// Tags: the layout is compared by the first, each element type has one after it.
 const LAYOUT_TAG: u64 = 0;
+const GATHER_TAG: u64 = u64::MAX;
+/// Between two looks for others.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Options of `pccl average`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = exit::help(&[
     ("on each of three machines, at about the same time",
-     "pccl average --master 10.0.0.7:7117 --peers 3 --op avg model.safetensors -o averaged.safetensors"),
+     "pccl average --master 10.0.0.7:7117 --op avg model.safetensors -o averaged.safetensors"),
+    ("the same, beginning as soon as all three are there, and never without one of them",
+     "pccl average --master 10.0.0.7:7117 --peers 3 model.safetensors -o averaged.safetensors"),
 ]))]
 pub(crate) struct AverageArgs {
     #[command(flatten)]
     peer: PeerArgs,
 
-    /// Machines that take part: nothing begins before all are there
+    /// Machines that take part: nothing begins before all are there [default: whoever comes, two at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    peers: u32,
+    peers: Option<u32>,
+
+    /// Without `--peers`: begin when nobody has come for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "peers")]
+    wait: u32,
 
     /// How values are combined: avg, sum, prod, max or min
     #[arg(long, value_name = "OP", default_value = "avg")]
@@ -75,9 +85,7 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
     let folder = folder_of(&args.output)?;
     let security = settings::security(&config)?;
     let comm = Communicator::connect(&peer::options(&args.peer, &config, security.as_ref())?)?;
-    while comm.membership().world_size < args.peers {
-        comm.update_topology()?;
-    }
+    let wanted = gather(&comm, args)?;
     compare_layouts(&comm, &model)?;
     let mut world = comm.membership().world_size;
     for (code, bytes) in &mut model.parts {
@@ -96,18 +104,47 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
         args.output.display(),
         model.hash(),
     )]);
-    if world < args.peers {
+    if world < wanted {
         return Err(CliError::new(
             Exit::Failed,
             format!(
-                "{} of {} machines were lost on the way: the result is that of the others",
-                args.peers - world,
-                args.peers
+                "{} of {wanted} machines were lost on the way: the result is that of the others",
+                wanted - world
             ),
         )
         .hint("the survivors all have this same result; run it again to have everybody's"));
     }
     Ok(Exit::Success)
+}
+
+/// Waits for the others; how many machines take part.
+fn gather(comm: &Communicator, args: &AverageArgs) -> Result<u32, CliError> {
+    if let Some(peers) = args.peers {
+        while comm.membership().world_size < peers {
+            comm.update_topology()?;
+        }
+        return Ok(peers);
+    }
+    let wait = Duration::from_secs(args.wait.into());
+    let (mut world, mut since) = (0, Instant::now());
+    loop {
+        let now = comm.membership().world_size;
+        if now != world {
+            (world, since) = (now, Instant::now());
+            let wait = args.wait;
+            print(&[format!(
+                "{world} here so far; it begins with two or more when nobody has come for {wait} s"
+            )]);
+        }
+        // All begin at the same moment: when the first of them has waited for long enough.
+        let mut over = [u8::from(since.elapsed() >= wait)];
+        let took_part = comm.all_reduce_in_place(&mut over, &Call::new(GATHER_TAG).op(ReduceOp::Max))?.world;
+        if took_part > 1 && over[0] == 1 {
+            return Ok(took_part);
+        }
+        std::thread::sleep(LOOK);
+        comm.update_topology()?;
+    }
 }
 
 impl Model {

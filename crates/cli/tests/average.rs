@@ -34,9 +34,11 @@ fn write_model(path: &Path, machine: u16, columns: usize) {
     fs::write(path, safetensors::serialize(tensors, None).expect("a valid model")).expect("a valid model");
 }
 
-fn start(master: &str, input: &Path, output: &Path, peers: &str) -> Child {
+/// One of so many, or of whoever comes.
+fn start(master: &str, input: &Path, output: &Path, peers: Option<&str>) -> Child {
     let (input, output) = (input.display().to_string(), output.display().to_string());
-    let mut command = pccl(&["average", "--master", master, "--peers", peers, &input, "-o", &output]);
+    let mut command = pccl(&["average", "--master", master, &input, "-o", &output]);
+    command.args(peers.map_or(["--wait", "5"], |peers| ["--peers", peers]));
     command.env("PCCL_NETWORK__P2P_PORTS", "24000-26999").stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("pccl starts")
 }
@@ -47,20 +49,29 @@ fn outputs(children: Vec<Child>) -> Vec<Output> {
 
 #[test]
 fn three_machines_end_with_the_same_averaged_model() {
-    let folder = tempfile::tempdir().unwrap();
+    three_average(Some("3"));
+}
+
+#[test]
+fn it_begins_with_whoever_has_come() {
+    three_average(None);
+}
+
+fn three_average(peers: Option<&str>) {
+    let folder = tempfile::tempdir().expect("a valid model");
     let path = |name: &str, i: u16| -> PathBuf { folder.path().join(format!("{name}{i}.safetensors")) };
     let (_master, addr) = master();
     for i in 0..3 {
         write_model(&path("in", i), i, 500);
     }
-    let children = (0..3).map(|i| start(&addr, &path("in", i), &path("out", i), "3")).collect();
+    let children = (0..3).map(|i| start(&addr, &path("in", i), &path("out", i), peers)).collect();
     for output in outputs(children) {
         succeeded(&output);
     }
-    let results: Vec<Vec<u8>> = (0..3).map(|i| fs::read(path("out", i)).unwrap()).collect();
+    let results: Vec<Vec<u8>> = (0..3).map(|i| fs::read(path("out", i)).expect("a valid model")).collect();
     assert!(results.iter().all(|r| *r == results[0]), "all have the same bytes");
-    let model = SafeTensors::deserialize(&results[0]).unwrap();
-    let weight = model.tensor("layer.weight").unwrap();
+    let model = SafeTensors::deserialize(&results[0]).expect("a valid model");
+    let weight = model.tensor("layer.weight").expect("a valid model");
     assert_eq!((weight.dtype(), weight.shape()), (Dtype::F32, &[2, 500][..]));
     for (i, value) in weight.data().chunks_exact(4).enumerate() {
         // The machines add 0, 1 and 2: one on average, exactly.
@@ -68,13 +79,13 @@ fn three_machines_end_with_the_same_averaged_model() {
     }
     let steps: Vec<i64> = model
         .tensor("steps")
-        .unwrap()
+        .expect("a valid model")
         .data()
         .chunks_exact(8)
-        .map(|v| i64::from_le_bytes(v.try_into().unwrap()))
+        .map(|v| i64::from_le_bytes(v.try_into().expect("a valid model")))
         .collect();
     assert_eq!(steps, [10, -7]);
-    assert_eq!(model.tensor("mask").unwrap().data(), [1, 0, 1]);
+    assert_eq!(model.tensor("mask").expect("a valid model").data(), [1, 0, 1]);
 }
 
 #[test]
@@ -85,7 +96,7 @@ fn a_model_of_another_shape_is_named_and_nothing_is_written() {
     write_model(&path("in", 0), 0, 500);
     write_model(&path("in", 1), 1, 501);
     fs::write(path("out", 0), b"as it was").unwrap();
-    let children = (0..2).map(|i| start(&addr, &path("in", i), &path("out", i), "2")).collect();
+    let children = (0..2).map(|i| start(&addr, &path("in", i), &path("out", i), Some("2"))).collect();
     for output in outputs(children) {
         refused(&output, INPUT, &["failed to average", "names, types or shapes", "127.0.0.1:"]);
     }
@@ -103,8 +114,8 @@ fn a_cut_file_and_a_missing_folder_are_refused_before_anybody_waits() {
     fs::write(&cut, &bytes[..bytes.len() - 9]).unwrap();
     // Nobody listens there: it must not come to that.
     let nobody = "127.0.0.1:9";
-    let output = outputs(vec![start(nobody, &cut, &folder.path().join("o"), "1")]).remove(0);
+    let output = outputs(vec![start(nobody, &cut, &folder.path().join("o"), Some("1"))]).remove(0);
     refused(&output, INPUT, &["cut.safetensors", "it is cut off"]);
-    let output = outputs(vec![start(nobody, &whole, &folder.path().join("no/o"), "1")]).remove(0);
+    let output = outputs(vec![start(nobody, &whole, &folder.path().join("no/o"), Some("1"))]).remove(0);
     refused(&output, 2, &["is no folder"]);
 }
