@@ -7,7 +7,7 @@
 //! | `attempt`, `process`, `runners` | one attempt of a task: its processes, and the tools that it runs |
 //! | `store` | the journal: records in order, a lock, a fence |
 //! | `display`, `outputs` | what the operator sees meanwhile |
-//! | `view`, `watch`, `serve`, `metrics` | what others see of a run, from its journal |
+//! | `status`, `view`, `watch`, `serve`, `metrics` | what others see of a run, from its journal |
 //! | `setup`, `forecast` | from a file and the command line to a plan, and what is to be expected of it |
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod runners;
 mod serve;
 mod session;
 mod setup;
+pub mod status;
 mod store;
 mod view;
 mod watch;
