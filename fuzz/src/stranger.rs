@@ -26,7 +26,7 @@ fn ends() -> &'static [Security; 3] {
         let secret = || Some(SharedSecret::new(b"a secret of the targets"));
         let tls = || Some(certificate());
         let made = [(None, secret()), (tls(), None), (tls(), secret())].map(|(tls, secret)| {
-            Security::new(SecurityOptions { tls, secret, allowed_networks: Vec::new() })
+            Security::new(SecurityOptions { tls, secret, ..SecurityOptions::default() })
         });
         made.map(|security| security.expect("the files have just been written"))
     })
