@@ -231,7 +231,7 @@ impl Fleet {
             revision: u64::from(input.byte() % 4),
             strategy: strategies[input.below(3)],
             counts: true,
-            admits: at % 2 == 0,
+            admits: at.is_multiple_of(2),
             block_bytes: shape.block_bytes,
             content: shape.content(&own),
             tensors: shape.keys(),

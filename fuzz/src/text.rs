@@ -48,7 +48,7 @@ pub(crate) fn run(data: &[u8]) {
             None => text.push_str(&String::from_utf8_lossy(input.bytes(usize::from(part) % 16))),
         }
     }
-    if which % 2 == 0 {
+    if which.is_multiple_of(2) {
         let outcome = Config::from_yaml(&text, "fuzz.yaml", &|name| (name == "A").then(|| text.clone()));
         // An error is for people: it must be possible to show it.
         drop(outcome.map_err(|e| e.to_string()));
