@@ -251,7 +251,7 @@ fn the_fleet_of_this_repository_is_applied_and_rolled_out() {
     let fleet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deployments/pccl-fleet/kubernetes");
     server.apply("northeurope", &fleet.join("base/settings/namespace.yaml"));
     let settings = Command::new(fleet.join("settings.sh"))
-        .arg("northeurope")
+        .args(["northeurope", "24"])
         .env("KUBECONFIG", server.folder.path().join("kubeconfig"))
         .env("KUBECACHEDIR", server.folder.path().join("cache"))
         .env("PCCL_AUTH_SECRET", "0123456789abcdef")
