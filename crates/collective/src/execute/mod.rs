@@ -60,6 +60,11 @@ pub trait OpMemory {
     fn output_mut(&mut self) -> &mut [u8];
     /// Both; only for ops that are not in place.
     fn split(&mut self) -> (&[u8], &mut [u8]);
+    /// Of a quantized op: these bytes of the input are about to be read. Memory that makes them from something else does so
+    /// now, and makes the same ones whenever it is asked.
+    fn prepare(&mut self, _start: usize, _len: usize) {}
+    /// Of a quantized op: these bytes of the output are complete, though the attempt may still end and another one write others.
+    fn complete(&mut self, _start: usize, _len: usize) {}
 }
 
 /// A piece to send. Its bytes are [`Execution::bytes`].
@@ -270,7 +275,15 @@ impl Execution {
         self.out.drain(..)
     }
 
-    /// The bytes of a frame to send.
+    /// Has the bytes of a frame to send made, if they are made as they are needed.
+    pub fn prepare<M: OpMemory>(&self, mem: &mut M, frame: &OutFrame) {
+        if frame.place == Place::Input {
+            let (start, len) = self.range(frame.piece, frame.place);
+            mem.prepare(start, len);
+        }
+    }
+
+    /// The bytes of a frame to send, which has been prepared.
     pub fn bytes<'a, M: OpMemory>(&'a self, mem: &'a M, frame: &OutFrame) -> &'a [u8] {
         let (start, len) = self.range(frame.piece, frame.place);
         match frame.place {
@@ -346,6 +359,8 @@ impl Execution {
                 let state = self.state_mut(at.piece);
                 state.receiving = false;
                 state.pc = at.step + 1;
+                let (start, len) = self.range(at.piece, Place::Output);
+                mem.complete(start, len);
             }
             Some(data) => {
                 if self.quantized.is_none() && self.is_next(at) {
@@ -531,6 +546,7 @@ impl Execution {
 
     fn copy<M: OpMemory>(&mut self, piece: PieceId, from: Place, to: Place, mem: &mut M) {
         let (src, len) = self.range(piece, from);
+        mem.prepare(src, len);
         match to {
             Place::Scratch(k) => {
                 let (dst, _) = self.range(piece, to);
@@ -543,6 +559,7 @@ impl Execution {
                 let (dst, _) = self.range(piece, Place::Output);
                 let (input, output) = mem.split();
                 output[dst..dst + len].copy_from_slice(&input[src..src + len]);
+                mem.complete(dst, len);
                 self.wrote_output = true;
             }
         }
@@ -581,6 +598,7 @@ impl Execution {
         self.keep(piece, mem);
         let (own, len) = self.range(piece, Place::Input);
         let (into, _) = self.range(piece, Place::Output);
+        mem.prepare(own, len);
         let mut all: Vec<&[u8]> = parts.iter().map(|e| &*e.data).collect();
         if mem.in_place() {
             let own = mem.input()[own..own + len].to_vec();
@@ -591,6 +609,7 @@ impl Execution {
             all.insert(own_rank, &input[own..own + len]);
             k.reduce_quantized(what, &mut output[into..into + len], &all);
         }
+        mem.complete(into, len);
         self.free.extend(parts.into_iter().map(|e| e.data));
         true
     }

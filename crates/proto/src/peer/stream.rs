@@ -157,8 +157,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let seq = s.first_seq + s.sent.len() as u64;
         s.sent.push_back(outgoing);
         s.told = s.accepted;
-        let running =
-            self.ops.get(&outgoing.name.tag).is_some_and(|op| op.running_name() == Some(outgoing.name));
+        let op = self.ops.get_mut(&outgoing.name.tag);
+        let op = op.filter(|op| op.running_name() == Some(outgoing.name));
+        let running = op.is_some();
+        if let Some((memory, attempt)) = op.and_then(|op| Some((&mut op.memory, op.attempt.as_ref()?))) {
+            attempt.execution.prepare(memory, &outgoing.frame);
+        }
         let len = if running { outgoing.frame.len } else { 0 };
         let header = DataHeader {
             name: outgoing.name,
