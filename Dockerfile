@@ -11,11 +11,12 @@ RUN apt-get update \
     && rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /source
 COPY . .
-# C parts (SQLite, the assembly of ring) are built by musl's compiler, too.
+# C parts (SQLite, the assembly of ring) are built by musl's compiler, too. Stripped of its tables of lines, the program is
+# a sixth as large (26 MB); messages and panics still name files and lines.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
     export CC_x86_64_unknown_linux_musl=musl-gcc CC_aarch64_unknown_linux_musl=musl-gcc \
     && cargo build --locked --release --package pccl-cli --target "$(uname -m)-unknown-linux-musl" \
-    && install -D "target/$(uname -m)-unknown-linux-musl/release/pccl" /image/pccl \
+    && install -D --strip "target/$(uname -m)-unknown-linux-musl/release/pccl" /image/pccl \
     && install -D /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
     && install -d -o 65532 -g 65532 /image/var/lib/pccl
 

@@ -64,7 +64,7 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// What the configuration says, and where each value comes from
     Config(ConfigurationArgs),
-    /// What happened, from the flight records of a fleet
+    /// What is wrong with a fleet and what to do, by symptoms; what happened, from its flight records
     Doctor(DoctorArgs),
     /// One peer of `bench`
     #[command(hide = true)]

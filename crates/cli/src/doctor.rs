@@ -1,23 +1,70 @@
-//! `pccl doctor`: what happened, from the flight records of a fleet.
+//! `pccl doctor`: what is wrong with a fleet, by symptoms, and what happened, from its flight records.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use pccl_config::{Config, HostPort};
+use pccl_doctor::observed::Setting;
+use pccl_doctor::{ExamineOptions, Level, MasterName, Symptom, TlsFiles, examine};
 use pccl_observe::story;
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
+use crate::settings::{self, ConfigArgs};
 
 /// Options of `pccl doctor`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = exit::help(&[
+#[command(args_conflicts_with_subcommands = true, after_help = exit::help(&[
+    ("all that can be measured from here", "pccl doctor --config /etc/pccl/pccl_config.yaml"),
+    ("why ops are slow, by the pages of two processes", "pccl doctor low-throughput --master 10.0.0.7 --metrics 10.0.0.8:9090 --metrics 10.0.0.9:9090"),
     ("what the processes of a fleet did last, by their metrics addresses", "pccl doctor collect 10.0.0.7:9090 10.0.0.8:9090"),
     ("from files that were written on an error, a panic or SIGUSR1", "pccl doctor collect /var/log/pccl"),
 ]))]
 pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    examine: ExamineArgs,
+
     #[command(subcommand)]
-    command: DoctorCommand,
+    command: Option<DoctorCommand>,
+}
+
+/// Options of an examination.
+#[derive(Args, Clone, Debug)]
+struct ExamineArgs {
+    /// What you have noticed [default: everything is examined]
+    #[arg(value_parser = PossibleValuesParser::new(Symptom::ALL.map(Symptom::name)))]
+    symptom: Option<String>,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// The master, or all of them with commas between [default: network.master_host]
+    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',')]
+    master: Vec<String>,
+
+    /// Where a master or worker serves its metrics; may be given again [default: the hosts of masters and peers, at the port of metrics.address]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    metrics: Vec<String>,
+
+    /// For how long rates are watched, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    watch_ms: u64,
+
+    /// Longest wait for one answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+
+    /// Warnings, and what could not be measured, count as faults
+    #[arg(long)]
+    strict: bool,
+
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 /// What to look at.
@@ -47,9 +94,79 @@ struct CollectArgs {
     json: bool,
 }
 
-/// Collects and tells.
+/// Examines, or collects and tells.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, CliError> {
-    let DoctorCommand::Collect(args) = &args.command;
+    match &args.command {
+        Some(DoctorCommand::Collect(args)) => collect(args),
+        None => diagnose(&args.examine),
+    }
+}
+
+/// Ends with 1 if there is a fault, or with --strict anything that is not known to be good.
+fn diagnose(args: &ExamineArgs) -> Result<Exit, CliError> {
+    let diagnosis = examine(&options(args, &args.config.load()?)?);
+    if args.json {
+        let text =
+            serde_json::to_string(&diagnosis).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
+        output::print(&[text]);
+    } else {
+        output::print(&diagnosis.lines());
+    }
+    let clean = diagnosis.verdict == Level::Good && diagnosis.unmeasured.is_empty();
+    let fault = if args.strict { !clean } else { diagnosis.verdict == Level::Bad };
+    Ok(if fault { Exit::Failed } else { Exit::Success })
+}
+
+fn options(args: &ExamineArgs, config: &Config) -> Result<ExamineOptions, CliError> {
+    let (network, tls) = (&config.network, &config.network.tls);
+    let files = tls.cert_file.as_ref().filter(|_| tls.enabled);
+    Ok(ExamineOptions {
+        symptom: args.symptom.as_deref().and_then(Symptom::from_name),
+        masters: masters(&args.master, config)?,
+        metrics: args.metrics.clone(),
+        metrics_port: config.metrics.address.for_program().map(|at| at.port).filter(|port| *port != 0),
+        security: settings::security(config)?,
+        tls: files.map(|cert| TlsFiles { cert: cert.into(), ca: tls.ca_file.as_ref().map(PathBuf::from) }),
+        setting: Setting {
+            heartbeat_interval_ms: network.heartbeat_interval_ms,
+            heartbeat_timeout_ms: network.heartbeat_timeout_ms,
+            tls: files.is_some(),
+            secret: config.auth.enabled,
+        },
+        p2p_ports: network.p2p_ports.first..=network.p2p_ports.last,
+        bind: network
+            .bind_address
+            .as_ref()
+            .and_then(|ip| ip.parse().ok())
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        timeout: Duration::from_secs(args.timeout),
+        window: Duration::from_millis(args.watch_ms),
+        roots: pccl_observe::process::Roots::default(),
+    })
+}
+
+/// Those of the command line, else those of the configuration.
+pub(crate) fn masters(given: &[String], config: &Config) -> Result<Vec<MasterName>, CliError> {
+    let configured = || {
+        let all = config.network.masters().into_iter();
+        all.map(|(host, port)| MasterName { text: format!("{host}:{port}"), host, port }).collect()
+    };
+    let named = |text: &String| {
+        let at = HostPort::parse(text).map_err(|why| {
+            CliError::new(Exit::Usage, format!("failed to read the master `{text}`: {why}"))
+                .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
+        })?;
+        Ok(MasterName {
+            text: text.clone(),
+            host: at.host,
+            port: at.port.unwrap_or(config.network.master_port),
+        })
+    };
+    if given.is_empty() { Ok(configured()) } else { given.iter().map(named).collect() }
+}
+
+/// Merges flight records.
+fn collect(args: &CollectArgs) -> Result<Exit, CliError> {
     let (records, unread) = story::read(&args.sources);
     for why in &unread {
         eprintln!("warning: {why}");

@@ -37,7 +37,7 @@ impl Exit {
         (Self::Success, "all is well"),
         (
             Self::Failed,
-            "it ran to its end and the result is wrong: diverged, wrong elements, a fault not survived, a network below the minimum",
+            "it ran to its end and the result is wrong: diverged, wrong elements, a fault not survived, a network below the minimum, a fleet that is not well",
         ),
         (Self::Usage, "the command line makes no sense"),
         (Self::Config, "the configuration was refused"),

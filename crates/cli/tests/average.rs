@@ -6,19 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
-use common::{Running, pccl, refused, succeeded};
+use common::{master, pccl, refused, succeeded};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 const INPUT: i32 = 6;
-
-fn master() -> (Running, String) {
-    let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
-    command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
-    let mut master = Running::start(command);
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
-    (master, addr)
-}
 
 /// A model of three types: values that depend on the machine, and a mask that does not.
 fn write_model(path: &Path, machine: u16, columns: usize) {

@@ -5,17 +5,8 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Running, objects, pccl, refused, run, signal, succeeded, text, until};
+use common::{Running, master, objects, pccl, refused, run, signal, succeeded, text, until};
 use safetensors::SafeTensors;
-
-fn master() -> (Running, String) {
-    let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
-    command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
-    let mut master = Running::start(command);
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
-    (master, addr)
-}
 
 fn worker(master: &str, place: &str, more: &[&str]) -> Command {
     let line = ["worker", "--master", master, "--bytes", "64KiB", "--workers", "2", "--checkpoints", place];

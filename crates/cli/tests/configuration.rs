@@ -60,8 +60,7 @@ fn sighup_changes_levels_and_networks_and_names_what_needs_a_restart() {
     write("WARN", "127.0.0.0/8", 7117);
     let config = file.to_str().unwrap();
     let mut master = Running::start(pccl(&["master", "--listen", "127.0.0.1:0", "--config", config]));
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().unwrap().to_owned();
+    let addr = master.listening();
     let status = || run(&["status", "--master", &addr, "--timeout", "60"]);
     succeeded(&status());
     assert!(!text(&fs::read(&log).unwrap()).contains("INFO"));
@@ -92,8 +91,7 @@ fn sighup_does_not_end_a_worker() {
     let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
     command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
     let mut master = Running::start(command);
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().unwrap().to_owned();
+    let addr = master.listening();
     let mut command = pccl(&["worker", "--master", &addr, "--bytes", "4KiB"]);
     command.env("PCCL_NETWORK__P2P_PORTS", "21000-23999").env("PCCL_LOGGING__FILE", &log);
     let mut worker = Running::start(command);

@@ -16,8 +16,7 @@ fn master(store: &Path, more: &[&str]) -> (Running, String) {
     let mut command = pccl(&[&["master", "--store", &store], listen, more].concat());
     command.env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000").env("PCCL_STORE__LEASE_MS", "600");
     let mut master = Running::start(command);
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+    let addr = master.listening();
     (master, addr)
 }
 

@@ -57,8 +57,7 @@ fn master(folder: &Path) -> (Part, String) {
     let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
     command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
     let mut master = Part::start(command, &folder.join("master.log"));
-    let line = master.running.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+    let addr = master.running.listening();
     (master, addr)
 }
 

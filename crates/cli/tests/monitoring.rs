@@ -152,8 +152,7 @@ fn a_real_prometheus_scrapes_a_fleet_and_tells_when_a_peer_is_killed() {
     let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
     command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
     let (mut master, master_metrics) = part(command, &folder.path().join("master.log"));
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+    let addr = master.listening();
     let workers: Vec<(Running, String)> = (0..3)
         .map(|n| {
             let mut command = pccl(&["worker", "--master", &addr, "--bytes", "64KiB", "--workers", "3"]);

@@ -280,8 +280,7 @@ fn a_secret_without_tls_guards_too() {
     plain(&mut command);
     command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
     let mut master = Part::start(command, fleet.path("master.log"));
-    let line = master.running.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+    let addr = master.running.listening();
     let mut workers: Vec<Part> = (0..2)
         .map(|n| {
             let mut command = fleet.pccl(&["worker", "--master", &addr, "--bytes", "1MiB", "--workers", "2"]);
@@ -307,8 +306,7 @@ fn only_allowed_networks_are_listened_to() {
         let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
         command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__ALLOWED_NETWORKS", networks);
         let mut master = Part::start(command, folder.path().join(log));
-        let line = master.running.line_with("listening on ");
-        let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
+        let addr = master.running.listening();
         (master, addr)
     };
     let (_open, addr) = start("10.0.0.0/8,127.0.0.0/8", "open.log");

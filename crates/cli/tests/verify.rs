@@ -4,19 +4,10 @@ mod common;
 
 use std::process::{Child, Output, Stdio};
 
-use common::{Running, pccl, refused, succeeded, text};
+use common::{Running, master, pccl, refused, succeeded, text};
 use serde_json::Value;
 
 const USAGE: i32 = 2;
-
-fn master() -> (Running, String) {
-    let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
-    command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
-    let mut master = Running::start(command);
-    let line = master.line_with("listening on ");
-    let addr = line.trim_start_matches("listening on ").split(',').next().expect("an address").to_owned();
-    (master, addr)
-}
 
 fn start(master: &str, peers: &str, more: &[&str]) -> Child {
     let mut command = pccl(&["verify", "--master", master, "--peers", peers, "--bytes", "256KiB"]);

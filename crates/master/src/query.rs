@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use pccl_net::{Refused, SecureStream, Security};
+use pccl_net::{Reason, Refused, SecureStream, Security};
 use pccl_proto::message::{Command, FromMaster, MasterMessage, Status, ToMaster};
 use pccl_proto::wire::{ControlStream, MAX_CONTROL_BYTES, VERSION, WireError};
 
@@ -62,6 +62,8 @@ pub enum StatusError {
         addr: SocketAddr,
         /// Which side refuses the other, and why.
         why: String,
+        /// The kind; none if the other side just closed the connection.
+        reason: Option<Reason>,
     },
     /// Any other failure of the network.
     #[error("failed to ask the master at {addr}: {source}; check address and network")]
@@ -152,10 +154,12 @@ impl Query {
     fn failed(&self, source: io::Error) -> StatusError {
         let addr = self.addr;
         if let Some(refused) = source.get_ref().and_then(|e| e.downcast_ref::<Refused>()) {
-            return StatusError::Distrust { addr, why: refused.why.clone() };
+            return StatusError::Distrust { addr, why: refused.why.clone(), reason: Some(refused.reason) };
         }
         match source.kind() {
-            io::ErrorKind::UnexpectedEof => StatusError::Distrust { addr, why: source.to_string() },
+            io::ErrorKind::UnexpectedEof => {
+                StatusError::Distrust { addr, why: source.to_string(), reason: None }
+            }
             io::ErrorKind::ConnectionRefused => StatusError::Refused { addr },
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => self.timed_out(),
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => StatusError::Closed { addr },

@@ -8,6 +8,7 @@
 pub mod fault;
 #[expect(unsafe_code, reason = "what a child after `fork` does is set up by a call of the C library")]
 mod fork;
+mod knock;
 mod listen;
 mod net;
 mod security;
@@ -16,6 +17,7 @@ mod tcp_info;
 mod waiter;
 
 pub use fork::not_for_children;
+pub use knock::knock;
 pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
 pub use net::Net;
 pub use pccl_proto::machine::Machine;

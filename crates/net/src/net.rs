@@ -12,6 +12,7 @@ use pccl_proto::machine::{Action, Closed, Machine};
 use pccl_proto::record::StoreRequest;
 
 use crate::fork::Ours;
+use crate::knock;
 use crate::security::Security;
 use crate::send::send;
 use crate::waiter::{FIRST_CONN, LISTENER, UDP, Waiter};
@@ -21,8 +22,6 @@ mod guarded;
 
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 8;
-/// Buffers that a machine gives for one write, as a rule.
-const BUFFERS_PER_WRITE: usize = 20;
 /// Largest datagram of the protocol, with room to see that one is too large.
 const DATAGRAM_BYTES: usize = 2048;
 
@@ -270,6 +269,10 @@ impl Net {
             let Some(udp) = &self.udp else { return };
             match udp.recv_from(&mut buffer) {
                 Ok((_, from)) if self.doorkeeper.as_ref().is_some_and(|s| !s.admits(from)) => {}
+                Ok((n, from)) if knock::is_question(&buffer[..n]) => {
+                    // An answer that finds no room is one that is lost.
+                    let _ = knock::answer(&buffer[..n]).map(|answer| udp.send_to(&answer, from));
+                }
                 Ok((n, from)) => match &mut self.guards {
                     None => machine.handle_datagram(self.now(), from, &buffer[..n]),
                     Some(guards) => {
@@ -441,7 +444,7 @@ impl Net {
             if socket.guard.is_some() {
                 return self.write_guarded(machine, conn);
             }
-            let mut buffers = Vec::with_capacity(BUFFERS_PER_WRITE);
+            let mut buffers = Vec::with_capacity(4);
             machine.transmit_buffers(conn, &mut buffers);
             let slices: Vec<IoSlice<'_>> =
                 buffers.iter().filter(|b| !b.is_empty()).map(|b| IoSlice::new(b)).collect();

@@ -15,6 +15,7 @@ mod level;
 mod log;
 mod metrics;
 mod page;
+pub mod process;
 mod rotate;
 mod serve;
 mod source;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::page::{Page, Sources};
+use crate::process;
 use crate::source::{Health, Source};
 use crate::throughput::Throughput;
 
@@ -89,6 +90,7 @@ impl Metrics {
         // Names are a promise to users' dashboards. No unit is registered with them, because the encoder would
         // append it to the name; a counter gets its `_total` from the encoder.
         registry.register_collector(Box::new(Sources(sources.clone())));
+        registry.register_collector(Box::new(process::Own));
         registry.register("pccl_collective_latency", "Operation latency in seconds", latency.clone());
         registry.register(
             "pccl_recovery",

@@ -68,6 +68,7 @@ fn merge(a: PeerSample, b: PeerSample) -> PeerSample {
     let waited = a.waited.iter().zip(&b.waited).map(|((reason, a), (_, b))| (*reason, a + b));
     PeerSample {
         group: a.group,
+        address: a.address.or(b.address),
         rank: a.rank.or(b.rank),
         peers: a.peers.max(b.peers),
         world_size: a.world_size.max(b.world_size),
@@ -138,6 +139,10 @@ pub(crate) fn encode(page: &Page, encoder: &mut DescriptorEncoder) -> fmt::Resul
             page.peers.iter().map(|(group, p)| ([("group", group.to_string())], value(p))),
         )?;
     }
+    let addressed = page.peers.iter().filter_map(|(group, p)| {
+        Some(([("group", group.to_string()), ("address", p.address.clone()?)], 1.0))
+    });
+    gauges(encoder, "pccl_peer_info", "Where other members reach this peer", addressed)?;
     let waited = page.peers.iter().flat_map(|(group, p)| {
         p.waited
             .iter()
@@ -300,6 +305,7 @@ mod tests {
         PeerSample {
             group,
             peers: u64::from(links) + 1,
+            address: Some("10.0.0.1:7118".to_owned()),
             backup_bytes: 9,
             waited: vec![("data", 1.5), ("verdict", 0.0)],
             links: (0..links).map(link).collect(),
@@ -329,6 +335,7 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("pccl_wait_seconds_total{group=\"0\",reason=\"data\"} 3.0\n"), "{page}");
+        assert!(page.contains("pccl_peer_info{group=\"3\",address=\"10.0.0.1:7118\"} 1.0\n"), "{page}");
         assert!(
             page.contains("pccl_buffer_backup_size 27\n") && page.contains("pccl_peer_count 3\n"),
             "{page}"

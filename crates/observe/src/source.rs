@@ -36,6 +36,8 @@ pub enum Sample {
 pub struct PeerSample {
     /// Its group.
     pub group: u32,
+    /// Where other peers reach it, once it is a member.
+    pub address: Option<String>,
     /// Its rank, if it is a member.
     pub rank: Option<u32>,
     /// Members of all groups.

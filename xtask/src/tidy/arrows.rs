@@ -19,12 +19,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ffi", &["comm", "master", "observe"]),
     ("python", &["comm", "master", "observe"]),
     ("probe", &["net", "observe"]),
-    ("cli", &["master", "comm", "deploy", "engine", "besu", "probe", "proto", "observe", "config"]),
+    ("doctor", &["master", "net", "probe", "proto", "observe"]),
+    ("cli", &["master", "comm", "deploy", "engine", "besu", "probe", "doctor", "proto", "observe", "config"]),
     ("cloud", &["deploy"]),
     ("sim", &["proto", "kernels", "deploy"]),
     ("link", &[]),
     ("fuzz", &["proto", "net", "config", "deploy", "sim"]),
-    ("xtask", &["link", "config"]),
+    ("xtask", &["link"]),
 ];
 
 /// The cores: their tests use nothing of ours.

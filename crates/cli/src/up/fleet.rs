@@ -15,7 +15,6 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::master;
 use crate::processes::{Crew, Happening, Id};
-use crate::status;
 use crate::worker::{self, Order, WorkerEvent};
 
 /// How long nothing at all may happen, besides what the liveness of the run needs.
@@ -321,7 +320,7 @@ impl Fleet {
 
     fn stuck(&self) -> CliError {
         let waits = match query_status(self.master_addr, Duration::from_secs(2), None) {
-            Ok(status) => status::lines(&status).join("\n"),
+            Ok(status) => pccl_doctor::status_lines(&status).join("\n"),
             Err(error) => error.to_string(),
         };
         CliError::new(

@@ -98,6 +98,12 @@ impl Running {
         line.unwrap_or_else(|| panic!("it ended without saying `{word}`"))
     }
 
+    /// Where a master says that it listens.
+    pub(crate) fn listening(&mut self) -> String {
+        let line = self.line_with("listening on ");
+        line.trim_start_matches("listening on ").split(',').next().unwrap_or_default().to_owned()
+    }
+
     /// All it prints until its end.
     pub(crate) fn rest(&mut self) -> String {
         self.lines.iter().map(|line| line + "\n").collect()
@@ -114,6 +120,15 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A master with its state in memory on a free port, with its address.
+pub(crate) fn master() -> (Running, String) {
+    let mut command = pccl(&["master", "--listen", "127.0.0.1:0"]);
+    command.env("PCCL_STORE__KIND", "memory").env("PCCL_NETWORK__HEARTBEAT_TIMEOUT_MS", "5000");
+    let mut master = Running::start(command);
+    let addr = master.listening();
+    (master, addr)
 }
 
 /// Sends a signal by name: `KILL`, `STOP`, `INT`.
