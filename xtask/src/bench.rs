@@ -11,17 +11,16 @@ mod loopback;
 mod process;
 mod report;
 mod row;
-mod size;
 mod systems;
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
+use pccl_config::ByteSize;
 
 use process::Stop;
 use report::{Cell, Outcome, Report};
-use size::ByteSize;
 use systems::{Programs, System};
 
 /// Compare all-reduce with Gloo, Open MPI and any libpccl.so on this machine.

@@ -68,7 +68,7 @@ pub(crate) enum Buffers {
     InPlace(LentOne),
     /// Owned, input and output the same.
     Owned(Box<dyn OwnedBytes>),
-    /// Owned blocks, made of memory that the op does not touch.
+    /// Blocks, made of one of the above.
     Quantized(Box<Quantized>),
 }
 
@@ -121,8 +121,17 @@ pub(crate) fn run_in_place(
 
 fn run_lent(engine: &Engine, tag: Tag, f: Fingerprint, memory: Buffers) -> Result<Ended, StartError> {
     let guard = AbortOnUnwind;
-    let ended = engine.start_op(tag, f, memory).map(|id| engine.wait_for(id)).map_err(|(why, _memory)| why);
+    let started = engine.start_op(tag, f, engine.spare.memory_for(&f, memory));
+    let ended = started.map(|id| finished(engine, engine.wait_for(id))).map_err(|(why, _memory)| why);
     std::mem::forget(guard);
+    ended
+}
+
+/// An op that has ended, with its result where it belongs, and its tensor as its memory.
+pub(crate) fn finished(engine: &Engine, mut ended: Ended) -> Ended {
+    if let Buffers::Quantized(memory) = ended.memory {
+        ended.memory = memory.finish(ended.result.is_ok(), &engine.spare);
+    }
     ended
 }
 
@@ -130,9 +139,9 @@ impl Communicator {
     /// Starts an op on memory that is given by its address; [`RawPending::wait`] ends it.
     ///
     /// # Safety
-    /// Until the op has ended (a wait for it has returned, or [`Communicator::leave`] or [`Communicator::abort`] has), the
-    /// input must be readable and the output writable, nobody else may write to either, and they must be the same or not
-    /// overlap.
+    /// Until a wait for the op has returned, or its handle has been dropped after the op has ended ([`Communicator::leave`] or
+    /// [`Communicator::abort`] has returned), the input must be readable and the output writable, nobody else may write to
+    /// either, and they must be the same or not overlap.
     pub unsafe fn start_raw(&self, raw: &RawOp, call: &Call) -> Result<RawPending, CollectiveError> {
         let (op, tag) = (raw.collective.name(), call.tag);
         self.check_process(op, tag)?;
@@ -140,22 +149,20 @@ impl Communicator {
         // A slice of no bytes still needs an address that is not null.
         let lent =
             |ptr: *mut u8, len| Lent { ptr: if len == 0 { std::ptr::dangling_mut() } else { ptr }, len };
-        let mut output = lent(raw.output, raw.output_bytes);
-        let mut written_after = None;
-        let memory = if let Some(how) = f.quantization {
+        let output = lent(raw.output, raw.output_bytes);
+        if f.quantization.is_some() {
             quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
-            let memory = Quantized::new(&f, how, lent(raw.input.cast_mut(), raw.input_bytes).bytes());
-            written_after = Some(std::mem::replace(&mut output, lent(std::ptr::null_mut(), 0)));
-            Buffers::Quantized(Box::new(memory))
-        } else if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
+            raw::check_bytes(raw).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
+        }
+        let memory = if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
             Buffers::InPlace(LentOne(output))
         } else {
             // The input is never written to through this pointer: `OpMemory` gives it out as `&[u8]` only.
             Buffers::Apart(LentPair { input: lent(raw.input.cast_mut(), raw.input_bytes), output })
         };
-        let started = self.engine.start_op(Tag(tag), f, memory);
+        let started = self.engine.start_op(Tag(tag), f, self.engine.spare.memory_for(&f, memory));
         let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
-        Ok(RawPending::new(&self.engine, id, op, written_after))
+        Ok(RawPending::new(&self.engine, id, op))
     }
 }
 
@@ -233,10 +240,8 @@ impl<'a> Loans<'a> {
     pub(crate) fn start(&mut self, i: usize, tag: Tag, f: Fingerprint) -> Result<(), StartError> {
         let (lent, op) = &mut self.slices[i];
         assert!(op.is_none(), "a slice is lent to one op at a time");
-        let memory = match f.quantization {
-            Some(how) => Buffers::Quantized(Box::new(Quantized::new(&f, how, lent.bytes()))),
-            None => Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len })),
-        };
+        let memory = Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len }));
+        let memory = self.engine.spare.memory_for(&f, memory);
         *op = Some(self.engine.start_op(tag, f, memory).map_err(|(why, _memory)| why)?);
         Ok(())
     }
@@ -245,10 +250,9 @@ impl<'a> Loans<'a> {
     pub(crate) fn finish(&mut self, i: usize) -> Option<Ended> {
         let id = self.slices[i].1?;
         let guard = AbortOnUnwind;
-        let ended = self.engine.wait_for(id);
+        let ended = finished(self.engine, self.engine.wait_for(id));
         std::mem::forget(guard);
         self.slices[i].1 = None;
-        self.slices[i].0.take_result(&ended);
         Some(ended)
     }
 }
@@ -306,13 +310,6 @@ impl Lent {
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 
-    /// Writes the result of a quantized op, which has ended.
-    pub(crate) fn take_result(&mut self, ended: &Ended) {
-        if let (Ok(_), Buffers::Quantized(memory)) = (&ended.result, &ended.memory) {
-            memory.write_to(self.bytes_mut());
-        }
-    }
-
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` makes it the only one. Never called on an input.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
@@ -329,7 +326,7 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.input.bytes(),
             Self::InPlace(one) => one.0.bytes(),
             Self::Owned(vec) => vec.bytes(),
-            Self::Quantized(memory) => &memory.input,
+            Self::Quantized(memory) => memory.input(),
         }
     }
 
@@ -338,7 +335,7 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.output.bytes(),
             Self::InPlace(one) => one.0.bytes(),
             Self::Owned(vec) => vec.bytes(),
-            Self::Quantized(memory) => &memory.output,
+            Self::Quantized(memory) => memory.output(),
         }
     }
 
@@ -347,16 +344,27 @@ impl OpMemory for Buffers {
             Self::Apart(pair) => pair.output.bytes_mut(),
             Self::InPlace(one) => one.0.bytes_mut(),
             Self::Owned(vec) => vec.bytes_mut(),
-            Self::Quantized(memory) => &mut memory.output,
+            Self::Quantized(memory) => memory.output_mut(),
         }
     }
 
     fn split(&mut self) -> (&[u8], &mut [u8]) {
         match self {
             Self::Apart(pair) => (pair.input.bytes(), pair.output.bytes_mut()),
-            Self::Quantized(memory) => (&memory.input, &mut memory.output),
+            Self::Quantized(memory) => memory.split(),
             // Not asked for in-place ops; an empty input is the harmless answer.
             other => (&[], other.output_mut()),
+        }
+    }
+    fn prepare(&mut self, start: usize, len: usize) {
+        if let Self::Quantized(memory) = self {
+            memory.prepare(start, len);
+        }
+    }
+
+    fn complete(&mut self, start: usize, len: usize) {
+        if let Self::Quantized(memory) = self {
+            memory.complete(start, len);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use pccl_proto::ids::Tag;
 use pccl_proto::peer::{OpInfo, StartError};
 use pccl_proto::schedule::{block_len, block_start};
-use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, Quantization, ReduceOp};
+use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
 
 use crate::buffer::{self, Buffers, Loans, as_bytes, as_bytes_mut};
 use crate::communicator::Communicator;
@@ -14,7 +14,7 @@ use crate::engine::Ended;
 use crate::error::{Class, CollectiveError};
 use crate::options::Call;
 use crate::pending::Pending;
-use crate::quantized::{self, Quantized};
+use crate::quantized;
 
 /// One op of [`Communicator::all_reduce_many`].
 #[derive(Debug)]
@@ -177,10 +177,7 @@ impl Communicator {
         if let Err(why) = quantized::check(&f) {
             return Err((CollectiveError::Invalid { op: "all_reduce", tag: call.tag, why }, buffer));
         }
-        let memory = match f.quantization {
-            None => Buffers::Owned(Box::new(buffer)),
-            Some(how) => Buffers::Quantized(Box::new(Quantized::owning(&f, how, Box::new(buffer)))),
-        };
+        let memory = self.engine.spare.memory_for(&f, Buffers::Owned(Box::new(buffer)));
         match self.engine.start_op(Tag(call.tag), f, memory) {
             Ok(id) => {
                 self.engine.hand_over();
@@ -248,11 +245,7 @@ impl Communicator {
         output: &mut [u8],
     ) -> Result<OpInfo, CollectiveError> {
         self.check_process(op, tag)?;
-        if let Some(how) = f.quantization {
-            let (info, result) = self.run_quantized(op, tag, &f, how, input)?;
-            result.write_to(output);
-            return Ok(info);
-        }
+        quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
         let ended = buffer::run(&self.engine, Tag(tag), f, input, output);
         result_of(op, ended.map_err(|why| CollectiveError::NotStarted { op, tag, why })?)
     }
@@ -265,33 +258,9 @@ impl Communicator {
         buffer: &mut [u8],
     ) -> Result<OpInfo, CollectiveError> {
         self.check_process(op, tag)?;
-        if let Some(how) = f.quantization {
-            let (info, result) = self.run_quantized(op, tag, &f, how, buffer)?;
-            result.write_to(buffer);
-            return Ok(info);
-        }
+        quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
         let ended = buffer::run_in_place(&self.engine, Tag(tag), f, buffer);
         result_of(op, ended.map_err(|why| CollectiveError::NotStarted { op, tag, why })?)
-    }
-
-    /// Runs an op on blocks of its own, made of `tensor`.
-    fn run_quantized(
-        &self,
-        op: &'static str,
-        tag: u64,
-        f: &Fingerprint,
-        how: Quantization,
-        tensor: &[u8],
-    ) -> Result<(OpInfo, Box<Quantized>), CollectiveError> {
-        quantized::check(f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
-        let memory = Buffers::Quantized(Box::new(Quantized::new(f, how, tensor)));
-        let started = self.engine.start_op(Tag(tag), *f, memory);
-        let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
-        let mut ended = self.engine.wait_for(id);
-        let memory = std::mem::replace(&mut ended.memory, Buffers::Owned(Box::new(Vec::<u8>::new())));
-        let info = result_of(op, ended)?;
-        let Buffers::Quantized(memory) = memory else { unreachable!("the memory that went in comes back") };
-        Ok((info, memory))
     }
 
     pub(crate) fn check_process(&self, op: &'static str, tag: u64) -> Result<(), CollectiveError> {

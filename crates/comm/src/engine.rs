@@ -26,6 +26,7 @@ use crate::buffer::Buffers;
 use crate::fault;
 use crate::journal::Journal;
 use crate::kernels::Cpu;
+use crate::quantized::Spare;
 
 /// How long the library's thread leaves the machine to callers after one has driven it.
 const PARK: Duration = Duration::from_millis(5);
@@ -80,6 +81,7 @@ pub(crate) struct Engine {
     park: Mutex<()>,
     parked: Condvar,
     stop: AtomicBool,
+    pub(crate) spare: Spare,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The process that has the library's thread.
     process: u32,
@@ -135,6 +137,7 @@ impl Engine {
             park: Mutex::new(()),
             parked: Condvar::new(),
             stop: AtomicBool::new(false),
+            spare: Spare::default(),
             thread: Mutex::new(None),
             process: std::process::id(),
         });
@@ -327,6 +330,7 @@ impl Engine {
 
     fn background(&self) {
         while !self.stop.load(Ordering::Acquire) {
+            self.spare.expire();
             let leave_alone = {
                 let state = lock(&self.state);
                 state.caller_drives || state.last_driven.is_some_and(|at| at.elapsed() < PARK)

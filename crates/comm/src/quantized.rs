@@ -1,14 +1,20 @@
-//! Quantized all-reduce, seen from the caller's memory: it is quantized before the op and written to after it.
+//! Quantized all-reduce, seen from the caller's memory: pieces of it are quantized when they are about to travel.
 //!
-//! The op itself runs on quantized blocks in memory of its own, so the caller's input is whole until the op has
-//! committed, whatever happens, and a retry contributes the same bytes.
+//! The op itself runs on quantized blocks in memory of its own. A tensor that is reduced in place is not touched until the
+//! op has committed, so a retry contributes the same bytes; an output apart from its input is written as pieces arrive.
 
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use pccl_kernels::Blocks;
 use pccl_kernels::quantize::{BLOCK, Format};
+use pccl_proto::execute::OpMemory;
 use pccl_proto::vocabulary::{
     Algorithm, Collective, DataType, Fingerprint, QUANTIZATION_BLOCK, Quantization,
 };
 
-use crate::buffer::OwnedBytes;
+use crate::buffer::Buffers;
+use crate::engine::lock;
 
 const _: () = assert!(BLOCK as u64 == QUANTIZATION_BLOCK);
 
@@ -18,44 +24,92 @@ pub(crate) fn format(dtype: DataType, quantization: Quantization) -> Format {
         .unwrap_or_else(|| unreachable!("ops of {dtype} are not quantized"))
 }
 
-/// The memory of a quantized op.
+/// The memory of a quantized op: blocks, and the tensor that they are made of.
 pub(crate) struct Quantized {
-    format: Format,
-    /// This peer's contribution.
-    pub(crate) input: Vec<u8>,
-    /// The result.
-    pub(crate) output: Vec<u8>,
-    /// The tensor, if the op owns it.
-    pub(crate) tensor: Option<Box<dyn OwnedBytes>>,
+    blocks: Blocks,
+    tensor: Buffers,
+}
+
+/// Blocks of ops that have ended, for the next ones: to have the system map and clear new memory costs as much as to
+/// quantize.
+#[derive(Default)]
+pub(crate) struct Spare(Mutex<Vec<(Instant, Blocks)>>);
+
+/// How long they are kept for a caller that may have gone on to something else.
+const SPARE_FOR: Duration = Duration::from_secs(5);
+/// Most of them.
+const MOST_SPARE: usize = 16;
+
+impl Spare {
+    /// The memory of the op that `f` describes, on this tensor.
+    pub(crate) fn memory_for(&self, f: &Fingerprint, tensor: Buffers) -> Buffers {
+        let Some(how) = f.quantization else { return tensor };
+        let (format, count) = (format(f.dtype, how), f.count as usize);
+        let blocks = match lock(&self.0).pop() {
+            Some((_, old)) => old.again(format, count),
+            None => Blocks::new(format, count),
+        };
+        Buffers::Quantized(Box::new(Quantized { blocks, tensor }))
+    }
+
+    /// Keeps the blocks of an op that has ended.
+    fn keep(&self, blocks: Blocks) {
+        let mut kept = lock(&self.0);
+        kept.truncate(MOST_SPARE - 1);
+        kept.push((Instant::now(), blocks));
+    }
+
+    /// Gives back what nobody has wanted for a while.
+    pub(crate) fn expire(&self) {
+        lock(&self.0).retain(|(since, _)| since.elapsed() < SPARE_FOR);
+    }
 }
 
 impl Quantized {
-    /// Quantizes a tensor for the op that `f` describes.
-    pub(crate) fn new(f: &Fingerprint, quantization: Quantization, tensor: &[u8]) -> Self {
-        let format = format(f.dtype, quantization);
-        let mut input = vec![0; f.travelling_bytes() as usize];
-        format.encode(tensor, &mut input);
-        let output = vec![0; input.len()];
-        Self { format, input, output, tensor: None }
+    /// The tensor, of an op that was not started.
+    pub(crate) fn into_tensor(self) -> Buffers {
+        self.tensor
     }
 
-    /// The same with a tensor that the op owns.
-    pub(crate) fn owning(f: &Fingerprint, quantization: Quantization, tensor: Box<dyn OwnedBytes>) -> Self {
-        let mut new = Self::new(f, quantization, tensor.bytes());
-        new.tensor = Some(tensor);
-        new
+    /// The op has ended. If it has committed, what is reduced in place gets its result. Returns the tensor.
+    pub(crate) fn finish(mut self, committed: bool, spare: &Spare) -> Buffers {
+        if committed && self.tensor.in_place() {
+            self.blocks.take_all(self.tensor.output_mut());
+        }
+        spare.keep(self.blocks);
+        self.tensor
+    }
+}
+
+impl OpMemory for Quantized {
+    /// The blocks never are.
+    fn in_place(&self) -> bool {
+        false
     }
 
-    /// Writes the result of an op that has committed.
-    pub(crate) fn write_to(&self, tensor: &mut [u8]) {
-        self.format.decode(&self.output, tensor);
+    fn input(&self) -> &[u8] {
+        self.blocks.contribution()
     }
 
-    /// The same, to the tensor that the op owns.
-    pub(crate) fn write_to_owned(&mut self) {
-        if let Some(mut tensor) = self.tensor.take() {
-            self.write_to(tensor.bytes_mut());
-            self.tensor = Some(tensor);
+    fn output(&self) -> &[u8] {
+        self.blocks.result()
+    }
+
+    fn output_mut(&mut self) -> &mut [u8] {
+        self.blocks.result_mut()
+    }
+
+    fn split(&mut self) -> (&[u8], &mut [u8]) {
+        self.blocks.both()
+    }
+
+    fn prepare(&mut self, start: usize, len: usize) {
+        self.blocks.prepare(self.tensor.input(), start, len);
+    }
+
+    fn complete(&mut self, start: usize, len: usize) {
+        if !self.tensor.in_place() {
+            self.blocks.take(self.tensor.output_mut(), start, len);
         }
     }
 }

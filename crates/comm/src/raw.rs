@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pccl_proto::peer::{OpId, OpInfo};
 use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
 
-use crate::buffer::Lent;
+use crate::buffer;
 use crate::collectives::result_of;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
@@ -62,8 +62,6 @@ pub struct RawPending {
     engine: Arc<Engine>,
     id: Option<OpId>,
     op: &'static str,
-    /// Where the result of a quantized op is written to when it has ended.
-    output: Option<Lent>,
 }
 
 /// What peers compare, from what the caller says.
@@ -80,16 +78,23 @@ pub(crate) fn fingerprint(raw: &RawOp, call: &Call) -> Fingerprint {
     }
 }
 
+/// Whether the memory of a quantized op is as long as its tensor.
+pub(crate) fn check_bytes(raw: &RawOp) -> Result<(), String> {
+    let needed = raw.count.checked_mul(raw.dtype.size_bytes());
+    if needed == Some(raw.input_bytes) && needed == Some(raw.output_bytes) {
+        return Ok(());
+    }
+    let (input, output) = (raw.input_bytes, raw.output_bytes);
+    Err(format!("{} elements of {} in {input} bytes of input and {output} of output", raw.count, raw.dtype))
+}
+
 impl RawPending {
-    pub(crate) fn new(engine: &Arc<Engine>, id: OpId, op: &'static str, output: Option<Lent>) -> Self {
-        Self { engine: Arc::clone(engine), id: Some(id), op, output }
+    pub(crate) fn new(engine: &Arc<Engine>, id: OpId, op: &'static str) -> Self {
+        Self { engine: Arc::clone(engine), id: Some(id), op }
     }
 
-    fn end(&mut self, ended: Ended) -> Result<OpInfo, CollectiveError> {
-        if let Some(mut output) = self.output.take() {
-            output.take_result(&ended);
-        }
-        result_of(self.op, ended)
+    fn end(&self, ended: Ended) -> Result<OpInfo, CollectiveError> {
+        result_of(self.op, buffer::finished(&self.engine, ended))
     }
 
     /// Nobody waits for it for now: the library's thread takes over.

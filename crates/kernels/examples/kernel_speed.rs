@@ -1,9 +1,10 @@
 //! Prints the speed of the kernels on this machine: `cargo run --release -p pccl-kernels --example
-//! kernel_speed`.
+//! kernel_speed [WORD]`; with a word, only the rows that have it.
 //!
 //! The figure is 10⁹ bytes of *each* operand per second, the best of several runs, on one core; "cache"
 //! means 64 KiB per operand, "memory" 128 MiB. A copy of the same size is the yardstick.
 
+use pccl_kernels::quantize::{Format, Scheme, Width};
 use pccl_kernels::{DataType, Isa, ReduceOp, hash};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -19,11 +20,15 @@ fn main() {
     let mut acc = bytes(1);
     let b = bytes(2);
 
-    println!("{:<10}{:<10}{:>8}{:>8}", "", "", "cache", "memory");
+    println!("{:<20}{:<10}{:>8}{:>8}", "", "", "cache", "memory");
+    let only = std::env::args().nth(1).unwrap_or_default();
     let mut row = |name: &str, isa: &str, work: Work| {
+        if !name.contains(&only) && !isa.contains(&only) {
+            return;
+        }
         let [cache, memory] = [CACHE_BYTES, MEMORY_BYTES]
             .map(|len| speed(len, || work(&mut dst[..len], &mut acc[..len], &b[..len])));
-        println!("{name:<10}{isa:<10}{cache:>8.1}{memory:>8.1}");
+        println!("{name:<20}{isa:<10}{cache:>8.1}{memory:>8.1}");
     };
 
     row("copy", "", &mut |dst, _, b| dst.copy_from_slice(b));
@@ -49,6 +54,27 @@ fn main() {
                 isa.finalize(dtype, ReduceOp::Avg, acc, 3);
             });
         }
+    }
+    println!(
+        "\nquantization, of a tensor of f32 and back; sum of two quantized ones, by bytes of their tensors"
+    );
+    for (name, width, scheme) in
+        [("q8 min-max", Width::Eight, Scheme::MinMax), ("q16 zero", Width::Sixteen, Scheme::ZeroPoint)]
+    {
+        let format = Format { dtype: DataType::Float32, width, scheme };
+        let mut blocks = vec![0; format.bytes(MEMORY_BYTES / 4)];
+        let mut sum = vec![0; blocks.len()];
+        row(&format!("{name} encode"), "", &mut |_, _, b| {
+            format.encode(b, &mut blocks[..format.bytes(b.len() / 4)]);
+        });
+        row(&format!("{name} decode"), "", &mut |dst, _, _| {
+            format.decode(&blocks[..format.bytes(dst.len() / 4)], dst);
+        });
+        row(&format!("{name} sum"), "", &mut |dst, _, _| {
+            let (parts, sum) =
+                (&blocks[..format.bytes(dst.len() / 4)], &mut sum[..format.bytes(dst.len() / 4)]);
+            format.reduce(ReduceOp::Sum, &[parts, parts], sum);
+        });
     }
     println!("\nhash, blocks of 4 MiB");
     for threads in [1, 0] {

@@ -42,7 +42,7 @@
 //!
 //! # Quantization
 //!
-//! See [`quantize`].
+//! See [`quantize`]; [`Blocks`] is a tensor of which pieces are quantized as they are needed.
 //!
 //! [`Sum`]: ReduceOp::Sum
 //! [`Avg`]: ReduceOp::Avg
@@ -50,11 +50,13 @@
 //! [`Max`]: ReduceOp::Max
 //! [`Min`]: ReduceOp::Min
 
+mod blocks;
 pub mod hash;
 mod kind;
 pub mod quantize;
 mod reduce;
 pub mod scalar;
 
+pub use blocks::Blocks;
 pub use kind::{DataType, ReduceOp, UnknownName};
 pub use reduce::{Isa, finalize, reduce, reduce_assign, reduce_assign_left};

@@ -198,6 +198,7 @@ trait Real: Copy + PartialOrd + Default {
     fn div(self, other: Self) -> Self;
     /// To the nearest integer, ties to even, below 2²².
     fn round(self) -> Self;
+    /// The nearest integer, ties to even, of what lies between 0 and 2¹⁶.
     fn to_int(self) -> u32;
     fn from_int(q: u32) -> Self;
     fn load(bytes: &[u8]) -> Self;
@@ -209,7 +210,7 @@ trait Real: Copy + PartialOrd + Default {
 }
 
 macro_rules! real {
-    ($real:ident, $bytes:literal, $magic:literal) => {
+    ($real:ident, $bytes:literal, $magic:literal, $integers:literal) => {
         fn of(value: f64) -> Self {
             value as $real
         }
@@ -236,7 +237,8 @@ macro_rules! real {
         }
         #[inline(always)]
         fn to_int(self) -> u32 {
-            self as u32
+            // The lowest bits of a number of this size are an integer. A cast would look for what is out of range.
+            (self + $integers).to_bits() as u32 & 0x1_ffff
         }
         #[inline(always)]
         fn from_int(q: u32) -> Self {
@@ -259,7 +261,7 @@ macro_rules! real {
 }
 
 impl Real for f32 {
-    real!(f32, 4, 12_582_912.0);
+    real!(f32, 4, 12_582_912.0, 8_388_608.0);
 
     #[inline(always)]
     fn read(dtype: DataType, input: &[u8], values: &mut [Self]) {
@@ -305,7 +307,7 @@ impl Real for f32 {
 }
 
 impl Real for f64 {
-    real!(f64, 8, 6_755_399_441_055_744.0);
+    real!(f64, 8, 6_755_399_441_055_744.0, 4_503_599_627_370_496.0);
 
     #[inline(always)]
     fn read(_: DataType, input: &[u8], values: &mut [Self]) {
@@ -408,9 +410,9 @@ fn encode_values<R: Real>(format: Format, values: &[R; BLOCK], output: &mut [u8]
     let inverse = if line.scale > zero { R::of(1.0).div(line.scale) } else { zero };
     let most = R::of(if format.width == Width::Eight { 255.0 } else { 65_535.0 });
     let integer = |x: R| {
-        let q = x.sub(line.base).mul(inverse).add(line.center).round();
+        let q = x.sub(line.base).mul(inverse).add(line.center);
+        // NaN becomes the largest: its block has a scale of NaN. Between integers, clamping and rounding commute.
         let q = if q < most { q } else { most };
-        // NaN becomes 0: its block has a scale of NaN.
         (if q > zero { q } else { zero }).to_int()
     };
     match format.width {

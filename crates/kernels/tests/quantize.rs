@@ -68,6 +68,27 @@ proptest! {
     }
 
     #[test]
+    fn integers_are_the_nearest_ones_within_their_range(values in tensor()) {
+        for (width, levels) in WIDTHS {
+            let format = Format { dtype: DataType::Float32, width, scheme: Scheme::MinMax };
+            let blocks = encoded(format, &bytes_of(&values));
+            for (block, made) in values.chunks(BLOCK).zip(blocks.chunks(format.block_bytes())) {
+                let word = |at: usize| f32::from_ne_bytes([made[at], made[at + 1], made[at + 2], made[at + 3]]);
+                let (base, scale, levels) = (word(0), word(4), levels as f32);
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                for (i, x) in block.iter().enumerate() {
+                    let nearest = ((x - base) * inverse + levels * 0.5).round_ties_even().clamp(0.0, levels);
+                    let q = match width {
+                        Width::Eight => u16::from(made[8 + i]),
+                        Width::Sixteen => u16::from_le_bytes([made[8 + 2 * i], made[9 + 2 * i]]),
+                    };
+                    prop_assert_eq!(u32::from(q), nearest as u32, "{} in {:?}", x, format);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_sum_is_that_of_the_parts_in_their_order(a in tensor(), seed in 1_u32..1000) {
         let b: Vec<f32> = a.iter().enumerate().map(|(i, v)| v * (((i as u32 * seed % 13) as f32 - 6.0) / 7.0)).collect();
         let format = Format { dtype: DataType::Float32, width: Width::Eight, scheme: Scheme::MinMax };

@@ -22,6 +22,8 @@ mod guarded;
 
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 8;
+/// Buffers that a machine gives for one write, as a rule.
+const BUFFERS_PER_WRITE: usize = 20;
 /// Largest datagram of the protocol, with room to see that one is too large.
 const DATAGRAM_BYTES: usize = 2048;
 
@@ -444,7 +446,7 @@ impl Net {
             if socket.guard.is_some() {
                 return self.write_guarded(machine, conn);
             }
-            let mut buffers = Vec::with_capacity(4);
+            let mut buffers = Vec::with_capacity(BUFFERS_PER_WRITE);
             machine.transmit_buffers(conn, &mut buffers);
             let slices: Vec<IoSlice<'_>> =
                 buffers.iter().filter(|b| !b.is_empty()).map(|b| IoSlice::new(b)).collect();

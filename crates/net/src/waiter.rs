@@ -14,8 +14,8 @@ pub(crate) const UDP: Token = Token(2);
 /// Tokens of connections begin here.
 pub(crate) const FIRST_CONN: usize = 8;
 
-/// How long an eager wait looks before it sleeps: what waking a process costs on an idle core.
-const LOOK: Duration = Duration::from_micros(50);
+/// How long an eager wait looks before it sleeps: about what putting a core of a virtual machine to sleep and waking it costs.
+const LOOK: Duration = Duration::from_micros(150);
 
 /// Waits until something can be read or written. Belongs to one thread at a time.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Waiter {
         }
     }
 
-    /// As [`Waiter::wait`], for an answer that is expected at once: looks again and again for some 50 µs, and lets
+    /// As [`Waiter::wait`], for an answer that is expected at once: looks again and again for some 150 µs, and lets
     /// others have the core between two looks, before it sleeps. On an idle core being woken costs as much as that, and
     /// on a busy one a look costs little more than the switch to another process.
     pub fn wait_eagerly(&mut self, limit: Option<Duration>) -> io::Result<()> {

@@ -6,6 +6,7 @@
 peers 3
 caller recovers
 without FailureBinds
+wait 400
 when master0 -> peer0: [term 1] committed
 when peer1 begins round
 freeze peer0

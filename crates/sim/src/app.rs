@@ -191,11 +191,12 @@ impl World {
             reference::input(session.id, name.number(), &fingerprint)
         };
         // The world may be smaller when the op runs: room for the largest block.
-        let units = match fingerprint.collective {
-            Collective::ReduceScatter => fingerprint.count,
+        let elements = match fingerprint.collective {
+            Collective::ReduceScatter | Collective::AllReduce => fingerprint.count,
             _ => output_len(&fingerprint, world, 0),
         };
-        let memory = Memory::new(input.clone(), plan.in_place, (units * fingerprint.unit_bytes()) as usize);
+        let output_bytes = elements as usize * fingerprint.dtype.size_bytes();
+        let memory = Memory::for_op(&fingerprint, input.clone(), plan.in_place, output_bytes);
         let tag = plan.tag;
         let root = view.members.get(fingerprint.root as usize).map(|m| m.session).unwrap_or_default();
         let called = Called { name, plan, fingerprint, input, session: session.id, root };
@@ -222,8 +223,8 @@ impl World {
         if let Some(view) = &view {
             self.check_view(p, view);
         }
-        if let Some(completion) = completion {
-            self.completed(p, &completion);
+        if let Some(mut completion) = completion {
+            self.completed(p, &mut completion);
             return self.look_at_app(p);
         }
         if let Some(outcome) = vote {
@@ -268,11 +269,14 @@ impl World {
         self.think(p);
     }
 
-    fn completed(&mut self, p: ProcId, completion: &Completion<Memory>) {
+    fn completed(&mut self, p: ProcId, completion: &mut Completion<Memory>) {
         let Some(called) = self.app(p).running.remove(&completion.id) else {
             let wrong = format!("{}: an op ended that is not in flight, or twice", self.procs[p].name);
             return self.check.fail(wrong);
         };
+        if completion.result.is_ok() {
+            completion.memory.finish();
+        }
         self.judge(p, &called, completion);
         let app = self.app(p);
         if app.stage == Stage::Ops && app.running.is_empty() && app.todo.is_empty() {
@@ -336,7 +340,7 @@ impl World {
     }
 
     pub(crate) fn output_of(memory: &Memory) -> &[u8] {
-        memory.output()
+        memory.tensor().output()
     }
 }
 

@@ -210,10 +210,16 @@ impl World {
             }
         } else {
             // In a smaller world than the call began in, what is beyond the result means nothing.
-            let len = (output_len(&f, info.world, rank as u32) * f.unit_bytes()) as usize;
+            let elements = match f.quantization {
+                Some(_) => f.count,
+                None => output_len(&f, info.world, rank as u32),
+            };
+            let len = elements as usize * f.dtype.size_bytes();
             output = output.get(..len).ok_or("the result is longer than its memory")?;
         }
-        if matches!(memory, Memory::Apart { .. }) && !Self::memory_is_unchanged(memory, &called.input) {
+        if matches!(memory.tensor(), Memory::Apart { .. })
+            && !Self::memory_is_unchanged(memory, &called.input)
+        {
             return Err("the input of an op that is not in place was changed".into());
         }
         self.compare(p, called, info.epoch, output.to_vec())

@@ -1,15 +1,16 @@
 //! The callers' buffers, and the real kernels behind the protocol's trait.
 
 use pccl_kernels as kernels;
+use pccl_kernels::Blocks;
 use pccl_kernels::quantize::Format;
 use pccl_proto::execute::{Kernels, OpMemory, Quantized};
-use pccl_proto::vocabulary::{DataType, Quantization, ReduceOp};
+use pccl_proto::vocabulary::{DataType, Fingerprint, Quantization, ReduceOp};
 
 /// Bytes of an output that nobody may write keep this value.
 pub(crate) const UNTOUCHED: u8 = 0xAA;
 
 /// Buffers of one op.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Memory {
     /// Input and output are the same.
     InPlace(Vec<u8>),
@@ -19,6 +20,13 @@ pub enum Memory {
         input: Vec<u8>,
         /// The output.
         output: Vec<u8>,
+    },
+    /// Blocks, made of one of the above as they are needed.
+    Quantized {
+        /// What travels.
+        blocks: Blocks,
+        /// What the caller has.
+        tensor: Box<Memory>,
     },
 }
 
@@ -32,6 +40,35 @@ impl Memory {
             Self::Apart { input, output }
         }
     }
+
+    /// The same for the op that `f` describes, quantized if it is to be.
+    pub(crate) fn for_op(f: &Fingerprint, input: Vec<u8>, in_place: bool, output_bytes: usize) -> Self {
+        let tensor = Self::new(input, in_place, output_bytes);
+        match f.quantization {
+            None => tensor,
+            Some(how) => Self::Quantized {
+                blocks: Blocks::new(format(f.dtype, how), f.count as usize),
+                tensor: Box::new(tensor),
+            },
+        }
+    }
+
+    /// What the caller has.
+    pub(crate) fn tensor(&self) -> &Self {
+        match self {
+            Self::Quantized { tensor, .. } => tensor,
+            other => other,
+        }
+    }
+
+    /// What the library does with the memory of an op that has succeeded, before its call returns.
+    pub(crate) fn finish(&mut self) {
+        if let Self::Quantized { blocks, tensor } = self
+            && tensor.in_place()
+        {
+            blocks.take_all(tensor.output_mut());
+        }
+    }
 }
 
 impl OpMemory for Memory {
@@ -39,21 +76,40 @@ impl OpMemory for Memory {
         matches!(self, Self::InPlace(_))
     }
     fn input(&self) -> &[u8] {
-        let (Self::InPlace(bytes) | Self::Apart { input: bytes, .. }) = self;
-        bytes
+        match self {
+            Self::InPlace(bytes) | Self::Apart { input: bytes, .. } => bytes,
+            Self::Quantized { blocks, .. } => blocks.contribution(),
+        }
     }
     fn output(&self) -> &[u8] {
-        let (Self::InPlace(bytes) | Self::Apart { output: bytes, .. }) = self;
-        bytes
+        match self {
+            Self::InPlace(bytes) | Self::Apart { output: bytes, .. } => bytes,
+            Self::Quantized { blocks, .. } => blocks.result(),
+        }
     }
     fn output_mut(&mut self) -> &mut [u8] {
-        let (Self::InPlace(bytes) | Self::Apart { output: bytes, .. }) = self;
-        bytes
+        match self {
+            Self::InPlace(bytes) | Self::Apart { output: bytes, .. } => bytes,
+            Self::Quantized { blocks, .. } => blocks.result_mut(),
+        }
     }
     fn split(&mut self) -> (&[u8], &mut [u8]) {
         match self {
             Self::InPlace(_) => unreachable!("the executor splits only what lies apart"),
             Self::Apart { input, output } => (input, output),
+            Self::Quantized { blocks, .. } => blocks.both(),
+        }
+    }
+    fn prepare(&mut self, start: usize, len: usize) {
+        if let Self::Quantized { blocks, tensor } = self {
+            blocks.prepare(tensor.input(), start, len);
+        }
+    }
+    fn complete(&mut self, start: usize, len: usize) {
+        if let Self::Quantized { blocks, tensor } = self
+            && !tensor.in_place()
+        {
+            blocks.take(tensor.output_mut(), start, len);
         }
     }
 }

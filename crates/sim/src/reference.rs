@@ -8,16 +8,8 @@ use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint};
 use crate::memory::{Arithmetic, format};
 
 /// The input of a peer for an op: the same whenever it is asked for, different for any two names.
-/// Of a quantized op it is what travels, whole blocks.
 pub(crate) fn input(session: SessionId, op: u64, f: &Fingerprint) -> Vec<u8> {
-    let elements = elements(session, op, f.dtype, f.count);
-    let Some(quantization) = f.quantization else { return elements };
-    let mut blocks = vec![0; f.travelling_bytes() as usize];
-    format(f.dtype, quantization).encode(&elements, &mut blocks);
-    blocks
-}
-
-fn elements(session: SessionId, op: u64, dtype: DataType, count: u64) -> Vec<u8> {
+    let (dtype, count) = (f.dtype, f.count);
     let mut random = Seeded::new(session.0.wrapping_mul(0x1000_0000_01b3) ^ op.rotate_left(20));
     let mut bytes = Vec::with_capacity(count as usize * dtype.size_bytes());
     for _ in 0..count {
@@ -48,8 +40,8 @@ pub(crate) fn result(f: &Fingerprint, algorithm: Algorithm, inputs: &[Vec<u8>], 
         Collective::Broadcast => inputs[f.root as usize].clone(),
         Collective::AllGather => inputs.concat(),
         Collective::ReduceScatter => chunk(f, inputs, block(rank), rank),
-        Collective::AllReduce if world == 1 => inputs[0].clone(),
         Collective::AllReduce if f.quantization.is_some() => quantized(f, inputs),
+        Collective::AllReduce if world == 1 => inputs[0].clone(),
         Collective::AllReduce => match algorithm {
             Algorithm::Direct => (0..world).flat_map(|o| chunk(f, inputs, block(o), o)).collect(),
             Algorithm::Ring => (0..world).flat_map(|o| chunk(f, inputs, block(o), o + 1)).collect(),
@@ -79,14 +71,27 @@ fn fold(f: &Fingerprint, a: &[u8], b: &[u8]) -> Vec<u8> {
     out
 }
 
-/// All contributions at once, in the order of ranks, whoever owns which block.
+/// All contributions at once, each quantized, in the order of ranks, whoever owns which block; and the sum, if there is
+/// anybody to add.
 fn quantized(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
     let Some(quantization) = f.quantization else { return Vec::new() };
-    let parts: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
-    let mut sum = vec![0; inputs[0].len()];
-    let what = Quantized { quantization, dtype: f.dtype, op: f.op };
-    Arithmetic.reduce_quantized(what, &mut sum, &parts);
-    sum
+    let format = format(f.dtype, quantization);
+    let encode = |input: &Vec<u8>| {
+        let mut blocks = vec![0; f.travelling_bytes() as usize];
+        format.encode(input, &mut blocks);
+        blocks
+    };
+    let mut blocks: Vec<Vec<u8>> = inputs.iter().map(encode).collect();
+    if blocks.len() > 1 {
+        let parts: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
+        let mut sum = vec![0; parts[0].len()];
+        let what = Quantized { quantization, dtype: f.dtype, op: f.op };
+        Arithmetic.reduce_quantized(what, &mut sum, &parts);
+        blocks[0] = sum;
+    }
+    let mut result = inputs[0].clone();
+    format.decode(&blocks[0], &mut result);
+    result
 }
 
 fn doubling(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {

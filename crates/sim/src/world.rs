@@ -524,7 +524,7 @@ impl World {
     }
 
     pub(crate) fn memory_is_unchanged(memory: &Memory, input: &[u8]) -> bool {
-        memory.input() == input
+        memory.tensor().input() == input
     }
 }
 

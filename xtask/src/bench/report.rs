@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
+use pccl_config::ByteSize;
 use serde::Serialize;
 
 use super::{
     bars::{self, Verdict},
     row::{self, Row},
-    size::ByteSize,
     systems::{Skipped, System},
 };
 

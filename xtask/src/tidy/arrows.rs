@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sim", &["proto", "kernels", "deploy"]),
     ("link", &[]),
     ("fuzz", &["proto", "net", "config", "deploy", "sim"]),
-    ("xtask", &["link"]),
+    ("xtask", &["link", "config"]),
 ];
 
 /// The cores: their tests use nothing of ours.

@@ -8,7 +8,7 @@
 //!
 //! Why bytes may be looked up late, and again after a broken connection: what a frame refers to is overwritten only by
 //! the result of its own piece, and that result cannot exist before the frame was accepted. Recursive doubling, where
-//! that is not so, sends from buffers of its own.
+//! that is not so, sends from buffers of its own, or from an input that nobody overwrites.
 
 mod awaited;
 mod backup;
@@ -60,6 +60,11 @@ pub trait OpMemory {
     fn output_mut(&mut self) -> &mut [u8];
     /// Both; only for ops that are not in place.
     fn split(&mut self) -> (&[u8], &mut [u8]);
+    /// Of a quantized op: these bytes of the input are about to be read. Memory that makes them from something else does so
+    /// now, and makes the same ones whenever it is asked.
+    fn prepare(&mut self, _start: usize, _len: usize) {}
+    /// Of a quantized op: these bytes of the output are complete, though the attempt may still end and another one write others.
+    fn complete(&mut self, _start: usize, _len: usize) {}
 }
 
 /// A piece to send. Its bytes are [`Execution::bytes`].
@@ -163,15 +168,22 @@ pub struct Cut {
     pub window: u32,
 }
 
-/// Smaller pieces cost more messages than their overlap saves.
+/// Pieces of small blocks are not cut any further: more messages cost more than their overlap saves.
 const MIN_PIECE_BYTES: u64 = 64 << 10;
+/// With their headers they fill two and four segments of a loopback connection (65,483 bytes each). A few bytes more would
+/// be a segment of their own, which costs as much as a full one: 1 MiB among 4 peers of one host took 10 % longer.
+const SHORT_PIECE_BYTES: u64 = 124 << 10;
+const LONG_PIECE_BYTES: u64 = 252 << 10;
 
-/// How all peers cut an op in a world of `world`: at least two pieces for a block of it, so that one is reduced while the
-/// next is on its way, of one frame each, and as many of them on their way as fit into `ring_chunk_size` bytes over all
-/// chunks.
+/// How all peers cut an op in a world of `world`: blocks of it into pieces of one frame each, so that one is reduced while
+/// the next is on its way, and as many of them on their way as fit into `ring_chunk_size` bytes over all chunks.
 pub fn cut(f: &Fingerprint, world: u32, ring_chunk_size: u64) -> Cut {
-    let half_block = (f.travelling_bytes() / u64::from(world.max(1))).div_ceil(2).next_multiple_of(4096);
-    let piece_bytes = half_block.clamp(MIN_PIECE_BYTES, MAX_DATA_BYTES as u64);
+    let block = f.travelling_bytes().div_ceil(u64::from(world.max(1)));
+    let piece_bytes = match block {
+        _ if block <= SHORT_PIECE_BYTES * 5 / 4 => block.next_multiple_of(4096).max(MIN_PIECE_BYTES),
+        _ if block < 2 * LONG_PIECE_BYTES => SHORT_PIECE_BYTES,
+        _ => LONG_PIECE_BYTES,
+    };
     let window = ring_chunk_size / (piece_bytes * u64::from(world.max(1)));
     Cut { piece_units: piece_bytes / f.unit_bytes(), window: window.clamp(2, 8) as u32 }
 }
@@ -249,6 +261,9 @@ impl Execution {
 
     /// Begins: the first pieces that need no frame from anybody.
     pub fn start<M: OpMemory, K: Kernels>(&mut self, mem: &mut M, k: &K) {
+        if !mem.in_place() {
+            self.schedule.read_the_input();
+        }
         for index in 0..self.window.min(self.open_at.len() as u32) {
             self.begin_index(index, mem, k);
         }
@@ -260,7 +275,15 @@ impl Execution {
         self.out.drain(..)
     }
 
-    /// The bytes of a frame to send.
+    /// Has the bytes of a frame to send made, if they are made as they are needed.
+    pub fn prepare<M: OpMemory>(&self, mem: &mut M, frame: &OutFrame) {
+        if frame.place == Place::Input {
+            let (start, len) = self.range(frame.piece, frame.place);
+            mem.prepare(start, len);
+        }
+    }
+
+    /// The bytes of a frame to send, which has been prepared.
     pub fn bytes<'a, M: OpMemory>(&'a self, mem: &'a M, frame: &OutFrame) -> &'a [u8] {
         let (start, len) = self.range(frame.piece, frame.place);
         match frame.place {
@@ -336,6 +359,8 @@ impl Execution {
                 let state = self.state_mut(at.piece);
                 state.receiving = false;
                 state.pc = at.step + 1;
+                let (start, len) = self.range(at.piece, Place::Output);
+                mem.complete(start, len);
             }
             Some(data) => {
                 if self.quantized.is_none() && self.is_next(at) {
@@ -521,6 +546,7 @@ impl Execution {
 
     fn copy<M: OpMemory>(&mut self, piece: PieceId, from: Place, to: Place, mem: &mut M) {
         let (src, len) = self.range(piece, from);
+        mem.prepare(src, len);
         match to {
             Place::Scratch(k) => {
                 let (dst, _) = self.range(piece, to);
@@ -533,6 +559,7 @@ impl Execution {
                 let (dst, _) = self.range(piece, Place::Output);
                 let (input, output) = mem.split();
                 output[dst..dst + len].copy_from_slice(&input[src..src + len]);
+                mem.complete(dst, len);
                 self.wrote_output = true;
             }
         }
@@ -571,6 +598,7 @@ impl Execution {
         self.keep(piece, mem);
         let (own, len) = self.range(piece, Place::Input);
         let (into, _) = self.range(piece, Place::Output);
+        mem.prepare(own, len);
         let mut all: Vec<&[u8]> = parts.iter().map(|e| &*e.data).collect();
         if mem.in_place() {
             let own = mem.input()[own..own + len].to_vec();
@@ -581,6 +609,7 @@ impl Execution {
             all.insert(own_rank, &input[own..own + len]);
             k.reduce_quantized(what, &mut output[into..into + len], &all);
         }
+        mem.complete(into, len);
         self.free.extend(parts.into_iter().map(|e| e.data));
         true
     }

@@ -50,6 +50,8 @@ fn in_order(words: impl Iterator<Item = u32>) -> u32 {
 enum Mem {
     InPlace(Vec<u8>),
     Apart(Vec<u8>, Vec<u8>),
+    /// Input and output apart, made from the third and copied to the fourth as they are asked for.
+    Made(Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>),
 }
 
 impl OpMemory for Mem {
@@ -57,21 +59,32 @@ impl OpMemory for Mem {
         matches!(self, Mem::InPlace(_))
     }
     fn input(&self) -> &[u8] {
-        let (Mem::InPlace(v) | Mem::Apart(v, _)) = self;
+        let (Mem::InPlace(v) | Mem::Apart(v, _) | Mem::Made(v, ..)) = self;
         v
     }
     fn output(&self) -> &[u8] {
-        let (Mem::InPlace(v) | Mem::Apart(_, v)) = self;
+        let (Mem::InPlace(v) | Mem::Apart(_, v) | Mem::Made(_, v, ..)) = self;
         v
     }
     fn output_mut(&mut self) -> &mut [u8] {
-        let (Mem::InPlace(v) | Mem::Apart(_, v)) = self;
+        let (Mem::InPlace(v) | Mem::Apart(_, v) | Mem::Made(_, v, ..)) = self;
         v
     }
     fn split(&mut self) -> (&[u8], &mut [u8]) {
         match self {
             Mem::InPlace(_) => unreachable!("only called for separate buffers"),
-            Mem::Apart(i, o) => (i, o),
+            Mem::Apart(i, o) | Mem::Made(i, o, ..) => (i, o),
+        }
+    }
+    fn prepare(&mut self, start: usize, len: usize) {
+        if let Mem::Made(input, _, from, _) = self {
+            input[start..start + len].copy_from_slice(&from[start..start + len]);
+        }
+    }
+    fn complete(&mut self, start: usize, len: usize) {
+        if let Mem::Made(_, output, _, to) = self {
+            assert!(to[start..start + len].iter().all(|b| *b == 0xAA), "bytes are complete once");
+            to[start..start + len].copy_from_slice(&output[start..start + len]);
         }
     }
 }
@@ -93,7 +106,14 @@ impl World {
                 (0..f.travelling_bytes() / 4).flat_map(|i| element(rank, i).to_ne_bytes()).collect();
             let out_bytes = (output_len(f, world, rank) * f.unit_bytes()) as usize;
             let backup = in_place.then(|| Backup::for_len(None, out_bytes));
-            let mem = if in_place { Mem::InPlace(input) } else { Mem::Apart(input, vec![0xAA; out_bytes]) };
+            let output = vec![0xAA; out_bytes];
+            let mem = match in_place {
+                true => Mem::InPlace(input),
+                false if f.quantization.is_some() => {
+                    Mem::Made(vec![0; input.len()], output.clone(), input, output)
+                }
+                false => Mem::Apart(input, output),
+            };
             (Execution::new(schedule(f, algorithm, world, rank), f, world, cut, backup), mem)
         });
         let mut w = Self { peers: peers.collect(), wire: Vec::new(), random: Seeded::new(seed) };
@@ -109,6 +129,7 @@ impl World {
         let (e, m) = &mut self.peers[rank as usize];
         let frames: Vec<_> = e.take_out().collect();
         for f in frames {
+            e.prepare(m, &f);
             let bytes = e.bytes(m, &f).to_vec();
             self.wire.push((rank, f, bytes));
         }
@@ -221,6 +242,9 @@ fn quantized_contributions_are_reduced_once_in_the_order_of_ranks() {
                 for (rank, (e, m)) in w.peers.iter_mut().enumerate() {
                     assert!(e.is_complete(), "{f} by {algorithm}, world {world}, rank {rank}");
                     assert_eq!(words(m.output()).collect::<Vec<_>>(), expected, "{f} by {algorithm}");
+                    if let Mem::Made(_, output, _, to) = m {
+                        assert_eq!(to, output, "all of it was said to be complete");
+                    }
                     assert!(e.restore(m));
                     let input: Vec<u32> = (0..words_of).map(|i| element(rank as u32, i)).collect();
                     assert_eq!(words(m.input()).collect::<Vec<_>>(), input);

@@ -161,6 +161,25 @@ fn alone(f: &Fingerprint) -> Chunk {
 }
 
 impl Schedule {
+    /// The same without the copies of the input: of an op whose output lies elsewhere the input stays as it is.
+    pub(crate) fn read_the_input(&mut self) {
+        for chunk in &mut self.chunks {
+            let copy = |step: &Step| match step {
+                Step::Copy { from: Place::Input, to: to @ Place::Scratch(_) } => Some(*to),
+                _ => None,
+            };
+            let Some(kept) = chunk.steps.iter().find_map(copy) else { continue };
+            chunk.steps.retain(|step| copy(step).is_none());
+            for step in &mut chunk.steps {
+                if let Step::Send { from: place, .. } | Step::Fold { own: place, .. } = step
+                    && *place == kept
+                {
+                    *place = Place::Input;
+                }
+            }
+        }
+    }
+
     /// Elements that this rank sends to `rank`.
     pub fn elements_to(&self, rank: Rank) -> u64 {
         self.sum(|step| match step {

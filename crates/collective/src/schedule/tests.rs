@@ -26,7 +26,11 @@ fn slot(p: Place) -> u8 {
 
 impl World {
     fn run(f: &Fingerprint, algorithm: Algorithm, world: u32) -> Self {
-        let schedules: Vec<_> = (0..world).map(|r| schedule(f, algorithm, world, r)).collect();
+        Self::of((0..world).map(|r| schedule(f, algorithm, world, r)).collect())
+    }
+
+    fn of(schedules: Vec<Schedule>) -> Self {
+        let world = schedules.len() as Rank;
         let shape: Vec<_> = schedules.iter().map(|s| vec![0; s.chunks.len()]).collect();
         let mut w = World {
             pcs: shape.clone(),
@@ -148,6 +152,24 @@ fn all_reduce_gives_every_rank_the_same_expression_of_all_inputs() {
                     assert_eq!(w.output(rank, chunk).unwrap(), first, "{algorithm}, rank {rank}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn without_copies_of_the_input_the_results_are_the_same() {
+    let f = fingerprint(Collective::AllReduce, 1003, 0);
+    for (world, algorithm) in (2..=9).flat_map(|world| Algorithm::ALL.iter().map(move |a| (world, *a))) {
+        let with = World::run(&f, algorithm, world);
+        let mut schedules = with.schedules.clone();
+        schedules.iter_mut().for_each(Schedule::read_the_input);
+        let copies = schedules.iter().flat_map(|s| &s.chunks).flat_map(|c| &c.steps);
+        assert_eq!(copies.filter(|s| matches!(s, Step::Copy { .. })).count(), 0, "{algorithm}");
+        let without = World::of(schedules);
+        assert!(without.finished(), "{algorithm} with {world} peers");
+        for (rank, chunk) in (0..world).flat_map(|r| (0..with.schedules[0].chunks.len()).map(move |c| (r, c)))
+        {
+            assert_eq!(without.output(rank, chunk), with.output(rank, chunk), "{algorithm}, rank {rank}");
         }
     }
 }

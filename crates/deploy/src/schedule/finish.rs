@@ -15,7 +15,7 @@ impl Scheduler {
         self.now = self.now.max(now);
         let TaskState::Running { since } = self.states[task.index()] else { return };
         let succeeded = outcome == Outcome::Success;
-        self.release(task, succeeded);
+        self.release(task, since, succeeded);
         match outcome {
             Outcome::Success => {
                 self.ended(task, Outcome::Success, None);
@@ -49,8 +49,8 @@ impl Scheduler {
         }
     }
 
-    /// Gives back what a running task holds.
-    fn release(&mut self, id: TaskId, succeeded: bool) {
+    /// Gives back what a task holds that ran since `began`.
+    fn release(&mut self, id: TaskId, began: Duration, succeeded: bool) {
         let task = &self.plan.tasks[id.index()];
         let mut may_move = Vec::with_capacity(8);
         for (at, scope) in self.scopes.iter_mut().enumerate() {
@@ -59,7 +59,7 @@ impl Scheduler {
                 if succeeded {
                     scope.grow(task.slots);
                 }
-                scope.end(self.now, task.slots, calls);
+                scope.end(self.now, began, task.slots, calls);
                 may_move.push(Constraint::Scope(at as u32));
             }
         }

@@ -145,13 +145,24 @@ impl ScopeState {
         }
     }
 
-    pub(super) fn end<'a>(&mut self, now: Duration, slots: u32, calls: impl Iterator<Item = &'a Call>) {
+    /// The end of a task that ran since `began`. Its polling was charged by time; what it has charged for a poll that it
+    /// did not live to make comes back.
+    pub(super) fn end<'a>(
+        &mut self,
+        now: Duration,
+        began: Duration,
+        slots: u32,
+        calls: impl Iterator<Item = &'a Call>,
+    ) {
         self.in_use = self.in_use.saturating_sub(slots);
+        let lived = now.saturating_sub(began).as_secs_f64();
         for call in calls {
             let bucket = &mut self.buckets[call.bucket as usize];
             bucket.refill(now);
-            if let Some(every) = call.every {
-                bucket.polling = (bucket.polling - f64::from(call.count) / every.as_secs_f64()).max(0.0);
+            if let Some(every) = call.every.map(|every| every.as_secs_f64()) {
+                let polling = f64::from(call.count) / every;
+                bucket.polling = (bucket.polling - polling).max(0.0);
+                bucket.tokens = (bucket.tokens + polling * (lived % every)).min(bucket.burst);
             }
         }
     }
@@ -249,8 +260,29 @@ mod tests {
         assert_eq!(scope.check(at, 1, [&write].into_iter(), false), Ok(()));
         let more = Call { count: 6, ..poll };
         assert_eq!(scope.check(at, 1, [&more].into_iter(), false), Err(Refusal::Tokens(None)));
-        scope.end(at, 1, [&write, &poll].into_iter());
+        scope.end(at, S, 1, [&write, &poll].into_iter());
         assert_eq!(scope.check(at, 1, [&more].into_iter(), false), Ok(()));
+    }
+
+    #[test]
+    fn a_poll_that_was_not_made_comes_back() {
+        let mut scope = scope(128);
+        scope.begin(S);
+        let write = Call { scope: 0, bucket: 0, count: 180, every: None };
+        let poll = Call { scope: 0, bucket: 0, count: 6, every: Some(2 * S) };
+        let left = |scope: &ScopeState| scope.buckets[0].tokens;
+        scope.start(S, 1, [&write, &poll].into_iter());
+        // 9 − 3 come back each second, for 7 seconds.
+        scope.buckets[0].refill(8 * S);
+        assert!((left(&scope) - 42.0).abs() < 1e-9, "{}", left(&scope));
+        // It polled after 2, 4 and 6 seconds, 18 times in all, and paid for 21.
+        scope.end(8 * S, S, 1, [&write, &poll].into_iter());
+        assert!((left(&scope) - 45.0).abs() < 1e-9, "{}", left(&scope));
+        assert!(scope.buckets[0].polling.abs() < 1e-9);
+        // What would not fit in is lost, as it is at the API.
+        scope.start(100 * S, 1, [&poll].into_iter());
+        scope.end(101 * S, 100 * S, 1, [&poll].into_iter());
+        assert!((left(&scope) - 180.0).abs() < 1e-9, "{}", left(&scope));
     }
 
     #[test]

@@ -390,7 +390,7 @@ impl Net {
             if !guard.channel.is_open() || conn.0 >= FIRST_STRANGER {
                 return;
             }
-            let mut buffers = Vec::with_capacity(4);
+            let mut buffers = Vec::with_capacity(super::BUFFERS_PER_WRITE);
             machine.transmit_buffers(conn, &mut buffers);
             buffers.retain(|bytes| !bytes.is_empty());
             if buffers.is_empty() {

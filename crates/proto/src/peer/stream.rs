@@ -1,5 +1,7 @@
 //! The bytes of a connection between peers: frames out of and into the memory of ops, without copies for large ones.
 
+use std::collections::VecDeque;
+
 use super::links::{Held, Outgoing, Role};
 use super::{Peer, PeerEvent};
 use crate::execute::{Expected, Kernels, OpMemory, Target};
@@ -17,6 +19,10 @@ const STAGING_BYTES: usize = 8 << 10;
 const HELD_LIMIT_BYTES: usize = 4 * (64 << 10) + (256 << 10);
 /// Buffers of one frame that are kept for the next contributions.
 const SPARE_SLOTS: usize = 16;
+/// Frames, and bytes of them, that are offered for one write: each write costs a system call, and the end of each
+/// the rest of a segment.
+const FRAMES_PER_WRITE: usize = 8;
+const BYTES_PER_WRITE: usize = 512 << 10;
 /// Accepted frames after which they are confirmed without waiting for a frame the other way.
 const CONFIRM_EVERY: u64 = 32;
 
@@ -67,7 +73,8 @@ pub(super) struct Rx {
 pub(super) struct Tx {
     pub(super) control: Vec<u8>,
     control_sent: usize,
-    data: Option<Sending>,
+    /// Frames in the order in which they go out. Only of the first one anything has been sent.
+    data: VecDeque<Sending>,
 }
 
 enum Payload {
@@ -89,59 +96,73 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     // ---- sending ----
 
     pub(super) fn link_transmit_buffers<'a>(&'a mut self, conn: ConnId, out: &mut Vec<&'a [u8]>) {
-        self.load_frame(conn);
+        self.load_frames(conn);
         let Some(state) = self.links.conns.get(&conn) else {
             return;
         };
         let tx = &state.tx;
         let control = &tx.control[tx.control_sent..];
-        let Some(sending) = &tx.data else {
-            out.push(control);
-            return;
-        };
-        if sending.sent == 0 {
+        let begun = tx.has_begun();
+        if !begun {
             out.push(control);
         }
-        if sending.sent < DATA_HEADER_BYTES {
-            out.push(&sending.header[sending.sent..]);
+        for (i, sending) in tx.data.iter().enumerate() {
+            if sending.sent < DATA_HEADER_BYTES {
+                out.push(&sending.header[sending.sent..]);
+            }
+            out.push(&self.payload(&sending.payload)[sending.sent.saturating_sub(DATA_HEADER_BYTES)..]);
+            if begun && i == 0 {
+                out.push(control);
+            }
         }
-        let payload = match &sending.payload {
-            Payload::Owned(bytes) => &bytes[..],
+    }
+
+    fn payload<'a>(&'a self, payload: &'a Payload) -> &'a [u8] {
+        match payload {
+            Payload::Owned(bytes) => bytes,
             Payload::State(piece) => self.sync.as_ref().map_or(&[][..], |s| s.bytes(*piece)),
             Payload::Frame(o) => {
                 let op = self.ops.get(&o.name.tag);
                 let attempt = op.and_then(|op| Some((op, op.attempt.as_ref()?)));
                 attempt.map_or(&[][..], |(op, a)| a.execution.bytes(&op.memory, &o.frame))
             }
-        };
-        out.push(&payload[sending.sent.saturating_sub(DATA_HEADER_BYTES)..]);
-        if sending.sent > 0 {
-            out.push(control);
         }
     }
 
-    /// Takes the next frame of the stripe's queue if none is being sent.
-    fn load_frame(&mut self, conn: ConnId) {
+    /// Takes frames out of the stripe's queue, as many as are good for one write.
+    fn load_frames(&mut self, conn: ConnId) {
+        loop {
+            let Some(tx) = self.links.conns.get(&conn).map(|state| &state.tx) else { return };
+            let bytes: usize = tx.data.iter().map(|sending| sending.len - sending.sent).sum();
+            if tx.data.len() >= FRAMES_PER_WRITE || bytes >= BYTES_PER_WRITE || !self.load_frame(conn) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next frame. False if there is none.
+    fn load_frame(&mut self, conn: ConnId) -> bool {
         let Some(state) = self.links.conns.get_mut(&conn) else {
-            return;
+            return false;
         };
         let Role::Up { peer, stripe } = state.role else {
-            return;
+            return false;
         };
-        if state.tx.data.is_some() {
-            return;
-        }
         let Some(s) = self.links.table.get_mut(&peer).map(|l| &mut l.stripes[stripe as usize]) else {
-            return;
+            return false;
         };
         let Some(outgoing) = s.queue.pop_front() else {
-            return self.load_state(conn, peer);
+            return state.tx.data.is_empty() && self.load_state(conn, peer);
         };
         let seq = s.first_seq + s.sent.len() as u64;
         s.sent.push_back(outgoing);
         s.told = s.accepted;
-        let running =
-            self.ops.get(&outgoing.name.tag).is_some_and(|op| op.running_name() == Some(outgoing.name));
+        let op = self.ops.get_mut(&outgoing.name.tag);
+        let op = op.filter(|op| op.running_name() == Some(outgoing.name));
+        let running = op.is_some();
+        if let Some((memory, attempt)) = op.and_then(|op| Some((&mut op.memory, op.attempt.as_ref()?))) {
+            attempt.execution.prepare(memory, &outgoing.frame);
+        }
         let len = if running { outgoing.frame.len } else { 0 };
         let header = DataHeader {
             name: outgoing.name,
@@ -153,35 +174,35 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             accepted: s.accepted,
         };
         let payload = if running { Payload::Frame(outgoing) } else { Payload::Owned(Vec::new()) };
-        state.tx.data = Some(Sending {
+        state.tx.data.push_back(Sending {
             header: header.encode(),
             payload,
             len: DATA_HEADER_BYTES + len as usize,
             sent: 0,
         });
+        true
     }
 
     /// Takes the next frame of shared state for a peer that has asked for some.
-    fn load_state(&mut self, conn: ConnId, to: SessionId) {
+    fn load_state(&mut self, conn: ConnId, to: SessionId) -> bool {
         let Some((header, piece)) = self.next_state_piece(to) else {
-            return;
+            return false;
         };
         if let Some(state) = self.links.conns.get_mut(&conn) {
             let len = STATE_HEADER_BYTES + piece.len as usize;
             let payload = Payload::State(piece);
-            state.tx.data = Some(Sending { header: header.encode(), payload, len, sent: 0 });
+            state.tx.data.push_back(Sending { header: header.encode(), payload, len, sent: 0 });
         }
+        true
     }
 
     /// Shared state is not sent or taken any more: frames that are half sent are finished from a copy.
     pub(super) fn detach_state(&mut self) {
         self.drop_incoming_state(|_, _| true);
         for state in self.links.conns.values_mut() {
-            let Some(sending) = &mut state.tx.data else { continue };
-            let Payload::State(piece) = sending.payload else { continue };
-            if sending.sent == 0 {
-                state.tx.data = None;
-            } else {
+            state.tx.data.retain(|s| s.sent > 0 || !matches!(s.payload, Payload::State(_)));
+            for sending in &mut state.tx.data {
+                let Payload::State(piece) = sending.payload else { continue };
                 let bytes = self.sync.as_ref().map(|s| s.bytes(piece).to_vec());
                 sending.payload = Payload::Owned(bytes.unwrap_or_default());
             }
@@ -202,20 +223,20 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             return;
         };
         let tx = &mut state.tx;
-        let mid_frame = tx.data.as_ref().is_some_and(|s| s.sent > 0);
-        if !mid_frame {
-            n -= tx.take_control(n);
-        }
-        if let Some(sending) = &mut tx.data {
+        let mut control_is_next = !tx.has_begun();
+        loop {
+            if control_is_next {
+                n -= tx.take_control(n);
+            }
+            let Some(sending) = tx.data.front_mut().filter(|_| n > 0) else { return };
             let taken = n.min(sending.len - sending.sent);
             sending.sent += taken;
             n -= taken;
-            if sending.sent == sending.len {
-                tx.data = None;
+            if sending.sent < sending.len {
+                return;
             }
-        }
-        if mid_frame {
-            tx.take_control(n);
+            tx.data.pop_front();
+            control_is_next = true;
         }
     }
 
@@ -228,22 +249,19 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             {
                 data.place = Place::Nowhere;
             }
-            let Some(sending) = &mut state.tx.data else {
-                continue;
-            };
-            let Payload::Frame(o) = &sending.payload else {
-                continue;
-            };
-            if o.name != name {
-                continue;
-            }
-            if sending.sent > 0 {
-                let bytes = op.attempt.as_ref().map(|a| a.execution.bytes(&op.memory, &o.frame).to_vec());
-                sending.payload = Payload::Owned(bytes.unwrap_or_default());
-            } else {
-                sending.payload = Payload::Owned(Vec::new());
-                sending.header[4..8].copy_from_slice(&[0; 4]);
-                sending.len = DATA_HEADER_BYTES;
+            for sending in &mut state.tx.data {
+                let Payload::Frame(o) = &sending.payload else { continue };
+                if o.name != name {
+                    continue;
+                }
+                if sending.sent > 0 {
+                    let bytes = op.attempt.as_ref().map(|a| a.execution.bytes(&op.memory, &o.frame).to_vec());
+                    sending.payload = Payload::Owned(bytes.unwrap_or_default());
+                } else {
+                    sending.payload = Payload::Owned(Vec::new());
+                    sending.header[4..8].copy_from_slice(&[0; 4]);
+                    sending.len = DATA_HEADER_BYTES;
+                }
             }
         }
     }
@@ -709,10 +727,12 @@ impl Rx {
 impl Tx {
     /// Messages that can still be sent before the connection is closed: none in the middle of a data frame.
     pub(super) fn last_words(&self) -> Vec<u8> {
-        match &self.data {
-            Some(sending) if sending.sent > 0 => Vec::new(),
-            _ => self.control[self.control_sent..].to_vec(),
-        }
+        if self.has_begun() { Vec::new() } else { self.control[self.control_sent..].to_vec() }
+    }
+
+    /// Whether a frame has been sent in part: nothing else may come before its rest.
+    fn has_begun(&self) -> bool {
+        self.data.front().is_some_and(|sending| sending.sent > 0)
     }
 
     fn take_control(&mut self, n: usize) -> usize {

@@ -19,6 +19,9 @@ use super::timing::{Guarded, measure, median};
 use super::{Bench, DeployArgs, say};
 
 const REGIONS: usize = 24;
+/// What the cloud allows: calls at once, and calls that come back in a second of the cloud.
+const WRITES: (f64, f64) = (200.0, 10.0);
+const READS: (f64, f64) = (250.0, 25.0);
 
 /// Who starts the work.
 #[derive(Clone, Copy, Debug)]
@@ -74,32 +77,36 @@ pub(super) fn compare(bench: &Bench<'_>, args: &DeployArgs) -> Result<Part> {
     let tools = of(Tool::Xargs).chain(of(Tool::Parallel)).chain(of(Tool::Terraform)).chain([Tool::Pccl]);
     let (here, missing): (Vec<Tool>, Vec<Tool>) = tools
         .partition(|tool| matches!(tool, Tool::Pccl) || crate::bench::anchors::is_on_path(tool.program()));
-    let mut figures = vec![(Vec::new(), Vec::new()); here.len()];
+    let mut figures = vec![(Vec::new(), Vec::new(), Vec::new()); here.len()];
     for round in 1..=bench.rounds {
-        for (tool, (seconds, refused)) in here.iter().zip(&mut figures) {
+        for (tool, (seconds, refused, bound)) in here.iter().zip(&mut figures) {
             say(&format!("cloud, round {round} of {}: {}", bench.rounds, tool.title()));
-            let (time, times_refused) = work.run(*tool)?;
+            let (time, calls) = work.run(*tool)?;
             seconds.push(time);
-            refused.push(times_refused as f64);
+            refused.push(calls.refused as f64);
+            bound.push(calls.bound);
         }
     }
-    let figures: Vec<(f64, f64)> = figures.into_iter().map(|(s, r)| (median(s), median(r))).collect();
-    for (tool, (seconds, refused)) in here.iter().zip(&figures) {
-        part.row(&tool.title(), *seconds, &format!("{refused:>5.0} calls refused"));
+    let figures: Vec<(f64, f64, f64)> =
+        figures.into_iter().map(|(s, r, b)| (median(s), median(r), median(b))).collect();
+    for (tool, (seconds, refused, bound)) in here.iter().zip(&figures) {
+        let more =
+            format!("{refused:>5.0} calls refused; those that were served take {bound:>5.2} s at least");
+        part.row(&tool.title(), *seconds, &more);
     }
     for tool in missing {
         part.note(format!("{} is not measured: install `{}`", tool.title(), tool.program()));
     }
     let (ours, others) = figures.split_last().context("nothing was measured")?;
-    let best = |of: fn(&(f64, f64)) -> f64| others.iter().map(of).fold(f64::INFINITY, f64::min);
+    let best = |of: fn(&(f64, f64, f64)) -> f64| others.iter().map(of).fold(f64::INFINITY, f64::min);
     part.bar("time of pccl deploy / the fastest other", ours.0 / best(|f| f.0), 1.0, "x");
     part.bar("calls refused to pccl deploy", ours.1, best(|f| f.1), "calls (the fewest of the others)");
     Ok(part)
 }
 
 impl Work<'_> {
-    /// Seconds, and calls that were refused, in a cloud of its own.
-    fn run(&self, tool: Tool) -> Result<(f64, u64)> {
+    /// Seconds, and what became of the calls, in a cloud of its own.
+    fn run(&self, tool: Tool) -> Result<(f64, Calls)> {
         let cloud = Cloud::start(&self.bench.folder, self.speed)?;
         let folder = tempfile::tempdir()?;
         let mut command = match tool {
@@ -110,9 +117,14 @@ impl Work<'_> {
         };
         command.current_dir(folder.path());
         let measured = measure(&tool.title(), &mut command, self.bench.limit, self.bench.stop)?;
-        let (created, refused) = cloud.counts()?;
-        ensure!(created == self.resources.len() as u64, "{} created {created} resources", tool.title());
-        Ok((measured.seconds, refused))
+        let calls = cloud.calls(self.speed)?;
+        ensure!(
+            calls.created == self.resources.len() as u64,
+            "{} created {} resources",
+            tool.title(),
+            calls.created
+        );
+        Ok((measured.seconds, calls))
     }
 
     fn xargs(&self, folder: &Path, url: &str, width: u32) -> Result<Command> {
@@ -168,15 +180,17 @@ impl Work<'_> {
         let speed = self.speed;
         let text = format!(
             "name: cloud\ntargets: [{}]\nlists:\n  resources:\n{}limits:\n  - scope: arm\n    share: 1\n    buckets:\n      \
-             write: {{ burst: 200, refill: {}/s }}\n      read: {{ burst: 250, refill: {}/s }}\nphases:\n  \
+             write: {{ burst: {}, refill: {}/s }}\n      read: {{ burst: {}, refill: {}/s }}\nphases:\n  \
              - name: resources\n    for_each: resources\n    run: {{ command: {{ run: ['{}', '{url}', \
              '{{{{ item.target }}}}', '{{{{ item.name }}}}'] }} }}\n    takes: {{ mean: {:.0}ms, cv: 0.4 }}\n    calls:\n      \
              - {{ scope: arm, kind: write, count: 1 }}\n      - {{ scope: arm, kind: read, count: 2 }}\n      \
              - {{ scope: arm, kind: read, count: 1, every: {:.0}ms }}\n",
             regions.join(", "),
             entries.concat(),
-            10.0 * speed,
-            25.0 * speed,
+            WRITES.0,
+            WRITES.1 * speed,
+            READS.0,
+            READS.1 * speed,
             self.create.display(),
             25_000.0 / speed,
             (10_000.0 / speed).max(1000.0),
@@ -207,14 +221,60 @@ impl Cloud {
         Ok(Self { _server: server, url })
     }
 
-    /// Writes that were served, and all calls that were refused.
-    fn counts(&self) -> Result<(u64, u64)> {
+    fn calls(&self, speed: f64) -> Result<Calls> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", &format!("{}/limits", self.url)]);
         let counts: Value = serde_json::from_str(&crate::stage::read(curl)?)?;
+        Calls::of(&counts, speed)
+    }
+}
+
+/// What became of the calls to a cloud.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    /// Writes that were served.
+    created: u64,
+    /// Calls of all kinds.
+    refused: u64,
+    /// Seconds in which the calls that were served can be served at best, if nobody ever waits for anything else.
+    bound: f64,
+}
+
+impl Calls {
+    /// From what the cloud tells, with its seconds in one of ours.
+    fn of(counts: &Value, speed: f64) -> Result<Self> {
         let counts = counts.as_array().context("pccl-cloud counts nothing")?;
-        let of = |one: &Value, name: &str| one[name].as_u64().unwrap_or(0);
-        let created = counts.iter().filter(|one| one["kind"] == "write").map(|one| of(one, "served")).sum();
-        Ok((created, counts.iter().map(|one| of(one, "refused")).sum()))
+        let sum = |name: &str, kinds: &[&str]| -> u64 {
+            let of_kind = counts.iter().filter(|one| kinds.iter().any(|kind| one["kind"] == *kind));
+            of_kind.filter_map(|one| one[name].as_u64()).sum()
+        };
+        let bound = |kind, (burst, refill): (f64, f64)| {
+            (sum("served", &[kind]) as f64 - burst).max(0.0) / (refill * speed)
+        };
+        Ok(Self {
+            created: sum("served", &["write"]),
+            refused: sum("refused", &["read", "write", "delete"]),
+            bound: bound("read", READS).max(bound("write", WRITES)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_kind_of_call_bounds_the_time() {
+        let counts = serde_json::json!([
+            { "kind": "read", "served": 750, "refused": 2 },
+            { "kind": "write", "served": 240, "refused": 1 },
+            { "kind": "delete", "served": 0, "refused": 0 },
+        ]);
+        let calls = Calls::of(&counts, 10.0).unwrap();
+        assert_eq!((calls.created, calls.refused), (240, 3));
+        assert!((calls.bound - 2.0).abs() < 1e-9, "500 reads at 250 a second: {}", calls.bound);
+        let slower = Calls::of(&counts, 1.0).unwrap();
+        assert!((slower.bound - 20.0).abs() < 1e-9, "{}", slower.bound);
+        assert!(Calls::of(&Value::Null, 1.0).is_err());
     }
 }
