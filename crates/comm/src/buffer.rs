@@ -14,12 +14,13 @@ use pccl_proto::shared_state::{Offer, StateMemory, Strategy};
 use pccl_proto::vocabulary::Fingerprint;
 
 use crate::communicator::Communicator;
+use crate::cuda;
 use crate::element::Element;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
 use crate::quantized::{self, Quantized};
-use crate::raw::{self, RawOp, RawPending, RawTensor};
+use crate::raw::{self, Device, RawOp, RawPending, RawTensor};
 use crate::shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
 /// A slice of elements as bytes.
@@ -181,7 +182,8 @@ impl RawTensor {
 
 impl Communicator {
     /// [`Communicator::synchronize`] on memory that is given by its address, without letting newcomers in. Tensors that
-    /// share memory (tied weights) take part as if they were apart; the last of them stands in the end.
+    /// share memory (tied weights) take part as if they were apart; the last of them stands in the end. Of a tensor on a
+    /// device a copy in main memory takes part; it is written back if it was changed.
     ///
     /// # Safety
     /// The tensors must be valid for reading and writing, and nobody else may use them during the call.
@@ -191,13 +193,17 @@ impl Communicator {
         tensors: &[RawTensor],
         strategy: Strategy,
     ) -> Result<SyncInfo, SyncError> {
+        self.check_ours()?;
         let mut seen: Vec<std::ops::Range<usize>> = Vec::with_capacity(tensors.len());
         let mut copies: Vec<Option<Vec<u8>>> = Vec::with_capacity(tensors.len());
         for tensor in tensors {
             let range = tensor.range();
             let shares = seen.iter().any(|s| s.start < range.end && range.start < s.end);
-            // SAFETY: as the caller promises.
-            copies.push(shares.then(|| unsafe { tensor.memory() }.to_vec()));
+            copies.push(match tensor.device {
+                Device::Cuda => Some(staged(tensor)?),
+                // SAFETY: as the caller promises.
+                Device::Cpu => shares.then(|| unsafe { tensor.memory() }.to_vec()),
+            });
             seen.push(range);
         }
         let mut state = SharedState::new(revision).admit_newcomers(false);
@@ -212,15 +218,34 @@ impl Communicator {
         }
         let info = self.synchronize(&mut state, strategy)?;
         drop(state);
+        let mut failed = None;
         for (tensor, copy) in tensors.iter().zip(&copies) {
-            let changed = info.changed.contains(&tensor.name);
-            if let Some(copy) = copy.as_ref().filter(|_| changed) {
+            let Some(copy) = copy.as_ref().filter(|_| info.changed.contains(&tensor.name)) else { continue };
+            match tensor.device {
                 // SAFETY: as the caller promises; the slices above are no longer used.
-                unsafe { tensor.memory() }.copy_from_slice(copy);
+                Device::Cpu => unsafe { tensor.memory() }.copy_from_slice(copy),
+                Device::Cuda => {
+                    // SAFETY: as the caller promises, it is the caller's to write.
+                    let written = unsafe { cuda::copy_to_device(tensor.device_memory(), copy) };
+                    failed = failed.or(written.err().map(|why| (tensor.name.clone(), why)));
+                }
             }
         }
-        Ok(info)
+        match failed {
+            None => Ok(info),
+            Some((tensor, why)) => Err(SyncError::NotWritten { tensor, revision: info.revision, why }),
+        }
     }
+}
+
+/// The bytes of a tensor on a device; of one that takes part by its size only, none of them.
+fn staged(tensor: &RawTensor) -> Result<Vec<u8>, SyncError> {
+    let invalid = |why| SyncError::Invalid { tensor: Some(tensor.name.clone()), why };
+    if !tensor.compared {
+        // Memory that nobody writes to is not there.
+        return cuda::room(tensor.bytes).map(|_| vec![0; tensor.bytes]).map_err(invalid);
+    }
+    cuda::copy_to_host(tensor.device_memory()).map_err(invalid)
 }
 
 /// Slices that are lent to ops one after the other, several at once. Waits, when dropped, for the ops that still have one.

@@ -85,6 +85,7 @@ impl SyncError {
     pub fn code(&self) -> ResultCode {
         match self {
             Self::Invalid { .. } => ResultCode::InvalidArgument,
+            Self::NotWritten { .. } => ResultCode::InternalError,
             Self::NotStarted { why: SyncStartError::PendingOps(_) } => ResultCode::PendingAsyncOps,
             Self::NoCandidate { why: NoCandidate::Behind { .. } } => ResultCode::InvalidUsage,
             Self::NoCandidate { .. } => ResultCode::NoSharedStateAvailable,

@@ -9,6 +9,7 @@ use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
 
 use crate::buffer;
 use crate::collectives::result_of;
+use crate::cuda::DeviceMemory;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
@@ -34,6 +35,15 @@ pub struct RawOp {
     pub output_bytes: usize,
 }
 
+/// Where a tensor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// In main memory.
+    Cpu,
+    /// In the memory of a CUDA device, whose driver knows which one ([`crate::cuda_support`]).
+    Cuda,
+}
+
 /// A tensor of a shared state.
 #[derive(Debug, Clone)]
 pub struct RawTensor {
@@ -45,6 +55,8 @@ pub struct RawTensor {
     pub data: *mut u8,
     /// Bytes.
     pub bytes: usize,
+    /// Where that is.
+    pub device: Device,
     /// Whether its content must be the same on all peers.
     pub compared: bool,
 }
@@ -53,6 +65,11 @@ impl RawTensor {
     /// Where it is.
     pub(crate) fn range(&self) -> Range<usize> {
         self.data.addr()..self.data.addr().saturating_add(self.bytes)
+    }
+
+    /// The same, for the driver of its device.
+    pub(crate) fn device_memory(&self) -> DeviceMemory {
+        DeviceMemory { address: self.data.addr() as u64, bytes: self.bytes }
     }
 }
 

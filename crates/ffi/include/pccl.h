@@ -492,7 +492,7 @@ typedef struct pcclMasterInstanceState_t pcclMasterInstance_t;
  */
 typedef struct pcclBuildInfo_t {
     /**
-     * Whether tensors in the memory of CUDA devices can be synchronized.
+     * Whether tensors in the memory of CUDA devices can be synchronized: the driver, `libcuda.so.1`, is there.
      */
     bool has_cuda_support;
 } pcclBuildInfo_t;
@@ -880,7 +880,7 @@ enum pcclResult_t pcclGetAttribute(const struct pcclComm_t *communicator,
                                    int *p_attribute_out);
 
 /**
- * Says how the library was built.
+ * Says how the library was built, and whether it has found the driver of CUDA devices.
  *
  * # Safety
  * `info` must be null, or valid for writing.
@@ -888,7 +888,7 @@ enum pcclResult_t pcclGetAttribute(const struct pcclComm_t *communicator,
 PCCL_EXPORT enum pcclResult_t pcclGetBuildInfo(struct pcclBuildInfo_t *info);
 
 /**
- * Says how the library was built.
+ * Says how the library was built, and whether it has found the driver of CUDA devices.
  *
  * # Safety
  * `info` must be null, or valid for writing.
@@ -1111,7 +1111,8 @@ enum pcclResult_t pcclSetOption(struct pcclComm_t *communicator,
 
 /**
  * Makes the tensors of all members of the group bit-identical, and agrees on the revision. All members must call it,
- * with no op in flight. All or nothing: after an error the tensors are as they were.
+ * with no op in flight. All or nothing: after an error the tensors are as they were. Tensors on CUDA devices are copied to
+ * main memory, and back when they were changed; all that their context has been given to do is waited for.
  *
  * # Safety
  * The pointers must be null, or valid: `infos` for `count` of them, each one's name and data too, during the call.
@@ -1124,7 +1125,8 @@ enum pcclResult_t pcclSynchronizeSharedState(const struct pcclComm_t *communicat
 
 /**
  * Makes the tensors of all members of the group bit-identical, and agrees on the revision. All members must call it,
- * with no op in flight. All or nothing: after an error the tensors are as they were.
+ * with no op in flight. All or nothing: after an error the tensors are as they were. Tensors on CUDA devices are copied to
+ * main memory, and back when they were changed; all that their context has been given to do is waited for.
  *
  * # Safety
  * The pointers must be null, or valid: `infos` for `count` of them, each one's name and data too, during the call.

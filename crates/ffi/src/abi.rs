@@ -361,6 +361,6 @@ pub type pcclMasterInstance_t = pcclMasterInstanceState_t;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct pcclBuildInfo_t {
-    /// Whether tensors in the memory of CUDA devices can be synchronized.
+    /// Whether tensors in the memory of CUDA devices can be synchronized: the driver, `libcuda.so.1`, is there.
     pub has_cuda_support: bool,
 }

@@ -18,7 +18,7 @@ pub extern "C" fn pcclInit() -> pcclResult_t {
     })
 }
 
-/// Says how the library was built.
+/// Says how the library was built, and whether it has found the driver of CUDA devices.
 ///
 /// # Safety
 /// `info` must be null, or valid for writing.
@@ -29,7 +29,7 @@ pub unsafe extern "C" fn pcclGetBuildInfo(info: *mut pcclBuildInfo_t) -> pcclRes
             return Err(Failure::argument("info is null"));
         }
         // SAFETY: not null, and valid as the caller promises.
-        unsafe { info.write(pcclBuildInfo_t { has_cuda_support: false }) };
+        unsafe { info.write(pcclBuildInfo_t { has_cuda_support: pccl::cuda_support().is_ok() }) };
         Ok(())
     })
 }

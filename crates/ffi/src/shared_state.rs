@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::slice;
 
-use pccl::{Class, Fault, RawTensor, Strategy, SyncError};
+use pccl::{Class, Device, Fault, RawTensor, Strategy, SyncError};
 
 use crate::abi::{
     pcclComm_t, pcclResult_t, pcclSharedState_t, pcclSharedStateSyncInfo_t, pcclSharedStateSyncStrategy_t,
@@ -14,7 +14,8 @@ use crate::communicator::connected;
 use crate::convert::{self, bytes_of, data_type, number, put};
 
 /// Makes the tensors of all members of the group bit-identical, and agrees on the revision. All members must call it,
-/// with no op in flight. All or nothing: after an error the tensors are as they were.
+/// with no op in flight. All or nothing: after an error the tensors are as they were. Tensors on CUDA devices are copied to
+/// main memory, and back when they were changed; all that their context has been given to do is waited for.
 ///
 /// # Safety
 /// The pointers must be null, or valid: `infos` for `count` of them, each one's name and data too, during the call.
@@ -68,22 +69,22 @@ unsafe fn checked(info: &pcclTensorInfo_t) -> Outcome<RawTensor> {
     // SAFETY: as the caller promises.
     let name = unsafe { convert::text(info.name, "the name of a tensor") }?;
     let of = |why: &str| Failure::argument(format!("tensor \"{name}\": {why}"));
-    match number(info.device_type) {
-        0 => {}
+    let device = match number(info.device_type) {
+        0 => Device::Cpu,
         1 => {
-            return Err(of(
-                "this library has no support for CUDA (pcclGetBuildInfo): give it in main memory",
-            ));
+            pccl::cuda_support()
+                .map_err(|why| of(&format!("it is said to be on a CUDA device, and {why}")))?;
+            Device::Cuda
         }
         other => return Err(of(&format!("{other} is no pcclDeviceType_t (0 or 1)"))),
-    }
+    };
     let dtype = data_type(info.datatype)?;
     let bytes = bytes_of(info.count, dtype)?;
     if info.data.is_null() && bytes > 0 {
         return Err(of("its data is null"));
     }
     let (name, data) = (name.to_owned(), info.data.cast());
-    Ok(RawTensor { name, dtype, data, bytes, compared: !info.allow_content_inequality })
+    Ok(RawTensor { name, dtype, data, bytes, device, compared: !info.allow_content_inequality })
 }
 
 fn failure(error: &SyncError) -> Failure {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use pccl::{
-    Call, Class, Collective, DataType, Options, Quantization, RawOp, RawTensor, ReduceOp, ResultCode,
+    Call, Class, Collective, DataType, Device, Options, Quantization, RawOp, RawTensor, ReduceOp, ResultCode,
     Settings, Strategy, SyncError, VoteError,
 };
 use pyo3::exceptions::PyRuntimeError;
@@ -19,8 +19,8 @@ use crate::op::{InFlight, Info, Orphans, Pending, SLICE, op_error, reap, wait};
 /// How long a call may take to end after the peer has left.
 const END: Duration = Duration::from_secs(3);
 
-/// Name, element type, address, bytes, whether it is compared.
-type TensorArgs = (String, u8, usize, usize, bool);
+/// Name, element type, address, bytes, whether it is on a CUDA device, whether it is compared.
+type TensorArgs = (String, u8, usize, usize, bool, bool);
 /// What [`Communicator::membership`] tells.
 type MembershipArgs = (String, u32, u32, u64, u32, u32, u32, Vec<(String, String, String)>);
 
@@ -249,10 +249,11 @@ impl Communicator {
             _ => return Err(argument(py, NAME, "unknown strategy")),
         };
         let mut raw = Vec::with_capacity(tensors.len());
-        for (name, dtype, data, bytes, compared) in tensors {
+        for (name, dtype, data, bytes, on_cuda, compared) in tensors {
             let dtype =
                 DataType::from_code(dtype).ok_or_else(|| argument(py, NAME, "unknown element type"))?;
-            raw.push(RawTensor { name, dtype, data: data as *mut u8, bytes, compared });
+            let device = if on_cuda { Device::Cuda } else { Device::Cpu };
+            raw.push(RawTensor { name, dtype, data: data as *mut u8, bytes, device, compared });
         }
         let (syncer, stopper) = (Arc::clone(&comm), comm);
         let call = move || {

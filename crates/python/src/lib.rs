@@ -12,6 +12,12 @@ mod safetensors;
 
 use pyo3::prelude::*;
 
+/// Why tensors on CUDA devices cannot be synchronized, or nothing if they can be.
+#[pyfunction]
+fn cuda_support() -> Option<String> {
+    pccl::cuda_support().err()
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<communicator::Communicator>()?;
@@ -19,5 +25,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<op::Pending>()?;
     module.add_function(wrap_pyfunction!(safetensors::read_safetensors, module)?)?;
     module.add_function(wrap_pyfunction!(safetensors::write_safetensors, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda_support, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -1,5 +1,6 @@
 """What one process can see."""
 
+import ctypes
 import pickle
 
 import numpy as np
@@ -143,3 +144,47 @@ def test_a_null_pointer_is_refused(alone):
         alone.all_reduce_multiple_with_retry([pccl.ReduceOpDescriptor(0, 0, what)])
     with pytest.raises(pccl.FatalError, match="two of the ops"):
         alone.all_reduce_multiple_with_retry([pccl.ReduceOpDescriptor(8, 8, what)] * 2)
+
+
+class OnDevice:
+    """What PyTorch tells of a tensor on a CUDA device; no driver knows of it."""
+
+    device = torch.device("cuda", 0)
+    dtype = torch.float32
+    shape = (3,)
+
+    def data_ptr(self):
+        return 0x1000
+
+    def is_contiguous(self):
+        return True
+
+    def numel(self):
+        return 3
+
+
+def driver_is_there():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def test_tensors_on_cuda_devices_are_for_shared_state_only(alone):
+    assert pccl.cuda.is_available() == driver_is_there()
+    info = pccl.TensorInfo.from_torch(OnDevice(), "weights")
+    assert info.device_type is pccl.DeviceType.CUDA
+    with pytest.raises(ValueError, match="Only CPU tensors.*cuda:0"):
+        alone.all_reduce(OnDevice())
+    state = pccl.SharedState([info])
+    state.push_revision()
+    with pytest.raises(pccl.FatalError, match='"weights".*CUDA') as caught:
+        alone.sync_shared_state(state)
+    assert caught.value.result is pccl.Result.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match='"weights" is not in main memory'):
+        state.save("nowhere")
+    if torch.cuda.is_available():
+        real = pccl.SharedState([pccl.TensorInfo.from_torch(torch.ones(5, device="cuda"), "weights")])
+        real.push_revision()
+        assert alone.sync_shared_state(real).changed == ()

@@ -124,7 +124,7 @@ fn everywhere(source: &Source, at: usize) -> Option<Violation> {
             format!("finish it, or return an error that says what is missing, instead of `{word}!`"),
         ),
         "unsafe" if !may_be_unsafe(&source.path) => {
-            let advice = "`unsafe` lives in kernels, comm/src/buffer.rs, net/src/{fork,shm}.rs, ffi and python: \
+            let advice = "`unsafe` lives in kernels, comm/src/{buffer,cuda}.rs, net/src/{fork,shm}.rs, ffi and python: \
                           write this without, or move it there behind a safe function";
             ("no-unsafe", advice.to_owned())
         }
@@ -133,10 +133,17 @@ fn everywhere(source: &Source, at: usize) -> Option<Violation> {
     Some(Violation::new(&source.path, source.tokens[at].line, rule, advice))
 }
 
+/// Modules of crates that are safe elsewhere.
+const MODULES_WITH_UNSAFE: &[&str] = &[
+    "crates/comm/src/buffer.rs",
+    "crates/comm/src/cuda.rs",
+    "crates/net/src/fork.rs",
+    "crates/net/src/shm.rs",
+];
+
 fn may_be_unsafe(path: &str) -> bool {
     let rooms = ["crates/kernels/", "crates/ffi/", "crates/python/"];
-    rooms.iter().any(|room| path.starts_with(room))
-        || ["crates/comm/src/buffer.rs", "crates/net/src/fork.rs", "crates/net/src/shm.rs"].contains(&path)
+    rooms.iter().any(|room| path.starts_with(room)) || MODULES_WITH_UNSAFE.contains(&path)
 }
 
 /// Rules on attributes, for every file.

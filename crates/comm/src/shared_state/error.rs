@@ -7,7 +7,8 @@ use pccl_proto::shared_state::{Fault, NoCandidate};
 
 use crate::error::Class;
 
-/// A synchronization did not succeed. The tensors and the revision are as they were.
+/// A synchronization did not succeed. The tensors and the revision are as they were, but for
+/// [`SyncError::NotWritten`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
@@ -45,6 +46,18 @@ pub enum SyncError {
         /// Why.
         why: EndReason,
     },
+    /// The group has synchronized, but what this peer got could not be written to a device.
+    #[error(
+        "failed to write tensor \"{tensor}\" of revision {revision} to its device, where its content is undefined now: {why}"
+    )]
+    NotWritten {
+        /// The first tensor that could not be written.
+        tensor: String,
+        /// That all members have now.
+        revision: u64,
+        /// What the device's driver says.
+        why: String,
+    },
 }
 
 impl SyncError {
@@ -62,6 +75,7 @@ impl SyncError {
             | Self::Ended { .. }
             | Self::NoCandidate { why: NoCandidate::HoldersLost } => Class::Reconfigure,
             Self::Invalid { .. }
+            | Self::NotWritten { .. }
             | Self::NotStarted { .. }
             | Self::NoCandidate { .. }
             | Self::Mismatch { .. } => Class::Fatal,
@@ -100,6 +114,9 @@ impl SyncError {
             }
             (Self::NoCandidate { .. }, _) => {
                 "load a checkpoint and connect again: what this peer has is not the group's newest state"
+            }
+            (Self::NotWritten { .. }, _) => {
+                "the next synchronization writes it again if the device works, for it differs from that of the others"
             }
             (_, Class::Retry) => "call it again when the other call has returned",
             (_, Class::Reconfigure) => "connect again and synchronize",

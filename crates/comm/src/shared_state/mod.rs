@@ -150,10 +150,7 @@ impl Communicator {
         state: &mut SharedState<'_>,
         strategy: Strategy,
     ) -> Result<SyncInfo, SyncError> {
-        if !self.is_ours() {
-            let why = "this process was forked from the one that connected; connect in the child".into();
-            return Err(SyncError::Invalid { tensor: None, why });
-        }
+        self.check_ours()?;
         check(state)?;
         state.tensors.sort_by(|a, b| a.name.cmp(&b.name));
         let parts = Parts::new(compared(state).map(|t| (t.name.as_str(), t.bytes.len())), state.block_bytes)?;
@@ -188,6 +185,16 @@ impl Communicator {
             joined: done.joined,
             recoveries: done.recoveries,
         })
+    }
+}
+
+impl Communicator {
+    pub(crate) fn check_ours(&self) -> Result<(), SyncError> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        let why = "this process was forked from the one that connected; connect in the child".into();
+        Err(SyncError::Invalid { tensor: None, why })
     }
 }
 

@@ -122,6 +122,7 @@ static void shared_state(pcclComm_t *comm) {
     IS(pcclSynchronizeSharedState(comm, &state, popular, NULL), pcclInvalidArgument);
     infos[1].data = out, infos[1].device_type = pcclDeviceCuda;
     IS(pcclSynchronizeSharedState(comm, &state, popular, NULL), pcclInvalidArgument);
+    IS(strstr(pcclGetLastError(), "CUDA") != NULL, 1);
     infos[1].device_type = (pcclDeviceType_t)2;
     IS(pcclSynchronizeSharedState(comm, &state, popular, NULL), pcclInvalidArgument);
     infos[1].device_type = pcclDeviceCpu, infos[1].count = (size_t)1 << 62;

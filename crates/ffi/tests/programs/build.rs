@@ -58,6 +58,17 @@ pub(crate) fn symbols(library: &Path) -> Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
+/// The folder of a `libcuda.so.1` that needs no device.
+pub(crate) fn cuda_stand_in() -> Result<PathBuf> {
+    let dir = scratch()?.join("cuda");
+    fs::create_dir_all(&dir)?;
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(compiler);
+    command.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
+    run(command.arg(dir.join("libcuda.so.1")).arg(here("tests/c/cuda_stand_in.c")))?;
+    Ok(dir)
+}
+
 /// Compiles a program of this crate; warnings are errors.
 pub(crate) fn compile(source: &str, language: Language) -> Result<PathBuf> {
     let (variable, compiler, standard) = match language {

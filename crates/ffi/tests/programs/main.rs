@@ -4,11 +4,12 @@
 mod build;
 mod running;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use build::{Language, compile, library, symbols};
+use build::{Language, compile, cuda_stand_in, library, symbols};
 use running::{Master, Program};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +67,38 @@ fn what_is_wrong_gets_a_code_and_a_text() -> Result<()> {
     let master = Master::start()?;
     Program::start(&compile("tests/c/misuse.c", Language::C)?, &[&master.port])?.succeeds(PATIENCE)?;
     master.terminates()
+}
+
+/// Two peers share tensors on a device, by the driver that they find.
+fn shares_memory_of_a_device(libraries: &Path) -> Result<()> {
+    let master = Master::start()?;
+    let program = compile("tests/c/cuda.c", Language::C)?;
+    let mut probe = Program::start_with(libraries, &program, &["probe"])?;
+    probe.says("present", PATIENCE)?;
+    probe.succeeds(PATIENCE)?;
+    let start = |role| Program::start_with(libraries, &program, &[&master.port, role]);
+    let (sender, receiver) = (start("sender")?, start("receiver")?);
+    sender.succeeds(PATIENCE)?;
+    receiver.succeeds(PATIENCE)?;
+    master.terminates()
+}
+
+#[test]
+fn tensors_on_a_device_are_shared_through_its_driver() -> Result<()> {
+    shares_memory_of_a_device(&cuda_stand_in()?)
+}
+
+#[test]
+fn what_the_library_says_of_cuda_is_what_is_there() -> Result<()> {
+    let program = compile("tests/c/cuda.c", Language::C)?;
+    let mut probe = Program::start(&program, &["probe"])?;
+    let found = probe.line(PATIENCE)?;
+    probe.succeeds(PATIENCE)?;
+    if found == "present" {
+        // A machine with a device: the same as above on the real one.
+        shares_memory_of_a_device(Path::new(""))?;
+    }
+    Ok(())
 }
 
 #[test]

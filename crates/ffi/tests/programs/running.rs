@@ -22,14 +22,23 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
-        let mut child = Command::new(program)
-            .args(arguments)
+        Self::of(Command::new(program).args(arguments))
+    }
+
+    /// Starts a program that looks for libraries in this folder first.
+    pub(crate) fn start_with(libraries: &Path, program: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::of(Command::new(program).args(arguments).env("LD_LIBRARY_PATH", libraries))
+    }
+
+    fn of(command: &mut Command) -> Result<Self> {
+        let name = format!("{command:?}");
+        let mut child = command
             // Other tests' peers listen here too.
             .env("PCCL_NETWORK__P2P_PORTS", "20000-60000")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("failed to start {}", program.display()))?;
+            .with_context(|| format!("failed to start {name}"))?;
         let out = child.stdout.take().context("standard output")?;
         let (said, lines) = channel();
         thread::spawn(move || {
@@ -39,7 +48,6 @@ impl Program {
                 }
             }
         });
-        let name = format!("{} {}", program.display(), arguments.join(" "));
         Ok(Self { name, _stdin: child.stdin.take(), child, lines })
     }
 

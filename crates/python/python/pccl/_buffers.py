@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from ._types import DataType
+from ._types import DataType, DeviceType
 
 
 class _PyBuffer(ctypes.Structure):
@@ -60,28 +60,36 @@ _FLOATS = {"e": "float", "f": "float", "d": "float"}
 _KINDS = {**_INTEGERS, **_UNSIGNED, **_FLOATS}
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "uint"}
 _DLPACK_CPU = (1, 3)
+#: Memory of a device, and such as the driver moves between it and main memory.
+_DLPACK_CUDA = (2, 13)
 
 
 class Buffer:
-    """Elements in memory: ``address``, ``nbytes``, ``count``, ``dtype``, ``shape``; what owns them is kept."""
+    """Elements in memory: ``address``, ``nbytes``, ``count``, ``dtype``, ``shape``; what owns them is kept.
 
-    __slots__ = ("address", "nbytes", "count", "dtype", "shape", "_owner", "_view")
+    With ``on_device`` they may be in the memory of a CUDA device, as ``device`` says.
+    """
 
-    def __init__(self, tensor: Any, *, writable: bool):
+    __slots__ = ("address", "nbytes", "count", "device", "dtype", "shape", "_owner", "_view")
+
+    def __init__(self, tensor: Any, *, writable: bool, on_device: bool = False):
         self._owner = tensor
-        self._view = None
+        self._view: Any = None
+        self.device = DeviceType.CPU
         if hasattr(tensor, "data_ptr") and hasattr(tensor, "is_contiguous"):
-            self._torch(tensor)
+            self._torch(tensor, on_device)
         elif hasattr(tensor, "__array_interface__") and hasattr(tensor, "flags"):
             self._numpy(tensor, writable)
         elif hasattr(tensor, "__dlpack__"):
-            self._dlpack(tensor)
+            self._dlpack(tensor, on_device)
         else:
             self._buffer_protocol(tensor, writable)
         self.nbytes = self.count * self.dtype.itemsize
 
-    def _torch(self, tensor: Any) -> None:
-        if tensor.device.type != "cpu":
+    def _torch(self, tensor: Any, on_device: bool) -> None:
+        if on_device and tensor.device.type == "cuda":
+            self.device = DeviceType.CUDA
+        elif tensor.device.type != "cpu":
             raise ValueError(f"Only CPU tensors are supported, this one is on {tensor.device}")
         if not tensor.is_contiguous():
             raise ValueError("The tensor must be contiguous")
@@ -100,9 +108,11 @@ class Buffer:
         self.shape = array.shape
         self.dtype = DataType.from_numpy_dtype(array.dtype)
 
-    def _dlpack(self, tensor: Any) -> None:
+    def _dlpack(self, tensor: Any, on_device: bool) -> None:
         device, _ = tensor.__dlpack_device__()
-        if device not in _DLPACK_CPU:
+        if on_device and device in _DLPACK_CUDA:
+            self.device = DeviceType.CUDA
+        elif device not in _DLPACK_CPU:
             raise ValueError(f"Only CPU tensors are supported, this one is on DLPack device {int(device)}")
         capsule = tensor.__dlpack__()
         found = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))

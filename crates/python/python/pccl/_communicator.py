@@ -250,14 +250,18 @@ class Communicator:
         strategy: SharedStateSyncStrategy = SharedStateSyncStrategy.ENFORCE_POPULAR,
     ) -> SharedStateSyncInfo:
         """Makes the tensors of all members bit-identical, and agrees on the revision. All members must call it, with no op
-        in flight. All or nothing: after a :class:`PCCLError` the tensors are as they were.
+        in flight. All or nothing: after a :class:`PCCLError` the tensors are as they were. Tensors on CUDA devices are copied
+        to main memory, and back when they were changed (:func:`pccl.cuda.is_available`).
         """
         tensors = []
         for info in shared_state._infos:
-            if info.device_type is not DeviceType.CPU:
-                raise invalid("sync_shared_state", f'tensor "{info.name}" is not in main memory')
+            on_cuda = info.device_type is DeviceType.CUDA
+            missing = _native.cuda_support() if on_cuda else None
+            if missing is not None:
+                why = f'tensor "{info.name}" is said to be on a CUDA device, and {missing}'
+                raise invalid("sync_shared_state", why)
             nbytes = info.numel * info.dtype.itemsize
-            tensors.append((info.name, info.dtype.value, info.data_ptr, nbytes, not info.allow_content_inequality))
+            tensors.append((info.name, info.dtype.value, info.data_ptr, nbytes, on_cuda, not info.allow_content_inequality))
         found = self._native.synchronize(shared_state.revision, tensors, strategy.value, shared_state)
         shared_state.revision, sent, received, changed = found
         return SharedStateSyncInfo(sent, received, tuple(changed))

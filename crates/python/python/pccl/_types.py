@@ -259,15 +259,16 @@ class TensorInfo:
 
     @classmethod
     def of(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> "TensorInfo":
-        """Of anything that :meth:`Communicator.all_reduce` takes, writable. It is kept alive."""
+        """Of anything that :meth:`Communicator.all_reduce` takes, writable, and of tensors on CUDA devices. It is kept alive."""
         from ._buffers import Buffer
 
-        buffer = Buffer(tensor, writable=True)
+        buffer = Buffer(tensor, writable=True, on_device=True)
         info = cls(
             name,
             buffer.address,
             numel=buffer.count,
             dtype=buffer.dtype,
+            device_type=buffer.device,
             allow_content_inequality=allow_content_inequality,
             shape=buffer.shape,
         )
@@ -276,7 +277,7 @@ class TensorInfo:
 
     @classmethod
     def from_torch(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> "TensorInfo":
-        """Of a ``torch.Tensor``."""
+        """Of a ``torch.Tensor``, in main memory or on a CUDA device."""
         return cls.of(tensor, name, allow_content_inequality=allow_content_inequality)
 
     @classmethod
