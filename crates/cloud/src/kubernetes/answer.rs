@@ -51,7 +51,7 @@ impl Refusal {
         Self::new(405, "MethodNotAllowed", message)
     }
 
-    /// This form of patch is not understood.
+    /// This form of body is not understood.
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(415, "UnsupportedMediaType", message)
     }

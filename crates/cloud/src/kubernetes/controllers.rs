@@ -39,6 +39,9 @@ impl Cluster {
             let object = stored.object.clone();
             let progress = self.progress(&key, &object, rollout, now);
             self.pods(&key, &object, progress, now);
+            if key.resource.kind == "Deployment" {
+                self.replica_set(&key, &object, progress, now);
+            }
             self.put_status(&key, status(&key, &object, progress));
             if progress.ready == progress.wanted && progress.updated == progress.wanted {
                 self.rollouts.remove(&key);
@@ -62,6 +65,47 @@ impl Cluster {
             (false, false) => wanted.saturating_sub(1),
         };
         Progress { wanted, updated, ready, stuck }
+    }
+
+    /// The replica set of a deployment's newest template, by which clients see how far its rollout is. The pods are the
+    /// deployment's own here, and older sets are gone as soon as there is a newer one.
+    fn replica_set(&mut self, key: &Key, object: &Value, progress: Progress, now: &Now) {
+        let (uid, spec) = (&object["metadata"]["uid"], &object["spec"]);
+        let hash = format!("{:08x}", hash(&spec["template"]));
+        let Some(resource) = Resource::named("replicasets") else { return };
+        let set = Key { resource, namespace: key.namespace.clone(), name: format!("{}-{hash}", key.name) };
+        let old = self.objects.iter().filter(|(other, stored)| {
+            other.resource == resource && **other != set && is_owned(&stored.object, uid)
+        });
+        for old in old.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            let _ = self.delete(&old, &super::store::Manner::default());
+        }
+        let is_current =
+            self.objects.get(&set).is_some_and(|stored| stored.object["spec"]["replicas"] == progress.wanted);
+        if !is_current {
+            let mut template = spec["template"].clone();
+            template["metadata"]["labels"]["pod-template-hash"] = json!(hash);
+            let owner = json!({
+                "apiVersion": key.resource.api_version(), "kind": key.resource.kind, "name": key.name, "uid": uid,
+                "controller": true, "blockOwnerDeletion": true,
+            });
+            let metadata = json!({
+                "name": set.name, "namespace": set.namespace, "labels": template["metadata"]["labels"],
+                "ownerReferences": [owner],
+            });
+            let spec =
+                json!({ "replicas": progress.wanted, "selector": spec["selector"], "template": template });
+            self.seed("replicasets", json!({ "metadata": metadata, "spec": spec }), now);
+        }
+        let generation = self.objects.get(&set).map(|stored| stored.object["metadata"]["generation"].clone());
+        let status = json!({
+            "observedGeneration": generation,
+            "replicas": progress.wanted,
+            "fullyLabeledReplicas": progress.updated,
+            "readyReplicas": progress.updated,
+            "availableReplicas": progress.updated,
+        });
+        self.put_status(&set, status);
     }
 
     /// The pods of a workload: there as soon as they are wanted, ready when the rollout has reached them.
@@ -110,7 +154,7 @@ impl Cluster {
         let too_many: Vec<_> = self
             .objects
             .iter()
-            .filter(|(_, stored)| stored.object["metadata"]["ownerReferences"][0]["uid"] == *uid)
+            .filter(|(key, stored)| key.resource.kind == "Pod" && is_owned(&stored.object, uid))
             .map(|(key, _)| key.clone())
             .filter(|pod| !(0..progress.wanted).any(|number| pod.name == name(number)))
             .collect();
@@ -118,6 +162,17 @@ impl Cluster {
             let _ = self.delete(&pod, &super::store::Manner::default());
         }
     }
+}
+
+/// Whether an object belongs to the one with this uid.
+fn is_owned(object: &Value, uid: &Value) -> bool {
+    object["metadata"]["ownerReferences"][0]["uid"] == *uid
+}
+
+/// A short name of a template: FNV-1a of its text, whose keys are in order.
+fn hash(template: &Value) -> u32 {
+    let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    template.to_string().bytes().fold(0x811c_9dc5, step)
 }
 
 /// The status of a workload, as its controller would write it.

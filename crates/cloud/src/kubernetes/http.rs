@@ -14,10 +14,11 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::answer::Refusal;
+use super::protobuf;
 use super::resources::{self, Resource};
 use super::select::Selection;
 use super::store::{Change, Key, Manner};
-use super::{APPLY_PATCH, Clusters, openapi};
+use super::{APPLY_PATCH, Clusters, apply, openapi, strategic};
 
 /// Bodies above this are refused, as by etcd.
 const MOST_BODY_BYTES: usize = 3 << 20;
@@ -147,6 +148,14 @@ impl Asked {
         Key { resource: self.resource, namespace: self.namespace.clone(), name: name.to_owned() }
     }
 
+    /// The object in the namespace of the path: clients need not say it twice.
+    fn placed(&self, mut object: Value) -> Value {
+        if self.resource.namespaced {
+            object["metadata"]["namespace"] = json!(self.namespace);
+        }
+        object
+    }
+
     fn says(&self, name: &str, value: &str) -> bool {
         self.query.get(name).is_some_and(|found| found == value)
     }
@@ -186,6 +195,10 @@ fn write(
     body: &Bytes,
 ) -> Result<Response, Refusal> {
     let object = || -> Result<Value, Refusal> {
+        if media.starts_with(protobuf::MEDIA) {
+            return protobuf::object(body)
+                .ok_or_else(|| Refusal::unsupported(format!("{} as protobuf", asked.resource.plural)));
+        }
         let object: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::bad_request(format!("the body is no JSON: {error}")))?;
         if object.is_object() { Ok(object) } else { Err(Refusal::bad_request("the body is no object")) }
@@ -193,24 +206,24 @@ fn write(
     let manner = asked.manner();
     clusters.with(cluster, |cluster, now| match (method.as_str(), asked.name.as_str()) {
         ("POST", "") => {
-            let mut object = object()?;
+            let object = asked.placed(object()?);
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            if asked.resource.namespaced {
-                object["metadata"]["namespace"] = json!(asked.namespace);
-            }
             let created = cluster.create(asked.key(&name), object, &manner, now)?;
             Ok((StatusCode::CREATED, Json(created)).into_response())
         }
         ("PUT", name) if !name.is_empty() => {
-            Ok(Json(cluster.replace(asked.key(name), object()?, &manner, now)?).into_response())
+            let object = asked.placed(object()?);
+            Ok(Json(cluster.replace(asked.key(name), object, &manner, now)?).into_response())
         }
         ("PATCH", name) if !name.is_empty() => {
             let key = asked.key(name);
             let patched = match media.split(';').next().unwrap_or_default() {
                 APPLY_PATCH => cluster.apply(key, &object()?, &manner, now)?,
-                // A strategic patch of maps is a merge patch; one that merges lists is beyond this server.
-                "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
-                    cluster.patch(key, &object()?, &manner, now)?
+                "application/merge-patch+json" => {
+                    cluster.patch(key, &object()?, apply::merge_patch, &manner, now)?
+                }
+                "application/strategic-merge-patch+json" => {
+                    cluster.patch(key, &object()?, strategic::patch, &manner, now)?
                 }
                 other => return Err(Refusal::unsupported(format!("patches of type {other}"))),
             };

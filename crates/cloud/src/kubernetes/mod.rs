@@ -1,5 +1,5 @@
 //! A small Kubernetes API: several clusters on one port, good enough that the real kubectl applies manifests
-//! (`--server-side`) and waits for rollouts.
+//! (`--server-side`) and waits for rollouts, and the real Helm installs charts, waits, upgrades and uninstalls.
 //!
 //! It keeps objects, versions and field owners as Kubernetes does, rolls workloads out pod by pod in a time that is set,
 //! and fails on demand: throttles, answers with errors, lets pods hang. It runs nothing and asks nobody for a name: it
@@ -14,9 +14,11 @@ mod fault;
 mod http;
 mod kubeconfig;
 mod openapi;
+mod protobuf;
 mod resources;
 mod select;
 mod store;
+mod strategic;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

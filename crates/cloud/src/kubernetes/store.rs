@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::answer::Refusal;
-use super::apply::{self, Owners};
+use super::apply::Owners;
 use super::check;
 use super::controllers;
 use super::resources::Resource;
@@ -79,7 +79,9 @@ pub(crate) struct Cluster {
     /// Names of workloads whose pods never become ready.
     pub(crate) stuck: std::collections::BTreeSet<String>,
     version: u64,
+    /// Addresses given to load balancers, and to services.
     addresses: u32,
+    services: u32,
     changes: VecDeque<Change>,
 }
 
@@ -93,6 +95,7 @@ impl Cluster {
             stuck: std::collections::BTreeSet::new(),
             version: 1,
             addresses: 0,
+            services: 0,
             changes: VecDeque::new(),
         };
         for namespace in ["default", "kube-system"] {
@@ -207,17 +210,18 @@ impl Cluster {
         self.change(key, object, owners, manner, now)
     }
 
-    /// A merge patch.
+    /// A patch, and how it is to be merged.
     pub(crate) fn patch(
         &mut self,
         key: Key,
         patch: &Value,
+        merge: fn(&mut Value, &Value),
         manner: &Manner,
         now: &Now,
     ) -> Result<Value, Refusal> {
         let live = self.stored(&key)?;
         let (mut object, mut owners) = (live.object.clone(), live.owners);
-        apply::merge_patch(&mut object, patch);
+        merge(&mut object, patch);
         owners.update(&live.object, &object, &manner.manager);
         self.change(key, object, owners, manner, now)
     }
@@ -329,6 +333,9 @@ impl Cluster {
         if fields.as_array().is_some_and(|fields| !fields.is_empty()) {
             metadata["managedFields"] = fields;
         }
+        if key.resource.kind == "Service" {
+            self.give_address(&mut object, live.as_ref());
+        }
         if let Some(status) = self.first_status(&key, &object) {
             object["status"] = status;
         }
@@ -351,6 +358,20 @@ impl Cluster {
         stored.object["metadata"]["resourceVersion"] = json!(version.to_string());
         let object = stored.object.clone();
         self.note("MODIFIED", key.clone(), object);
+    }
+
+    /// A service is reached by an address of its own, which it keeps; clients wait until it has one.
+    fn give_address(&mut self, service: &mut Value, live: Option<&Value>) {
+        let spec = &mut service["spec"];
+        if !spec["clusterIP"].is_null() || spec["type"] == "ExternalName" {
+            return;
+        }
+        let kept = live.map(|live| &live["spec"]["clusterIP"]).filter(|kept| !kept.is_null());
+        spec["clusterIP"] = kept.cloned().unwrap_or_else(|| {
+            self.services += 1;
+            let [_, _, high, low] = self.services.to_be_bytes();
+            json!(format!("10.96.{high}.{low}"))
+        });
     }
 
     /// What an object has as soon as it is there.
