@@ -21,7 +21,9 @@ pub(crate) fn test() -> Result<Counts> {
     // What it has not brought along itself must not be there by chance.
     let fresh = environment(&work.join("fresh"), &["--clear"])?;
     succeed(
-        pip(&fresh).args(["pytest", "ml_dtypes<0.5", "numpy<2", "safetensors", "scikit-learn"]).arg(&wheel),
+        pip(&fresh)
+            .args(["pytest", "ml_dtypes<0.5", "numpy<2", "safetensors", "scikit-learn", "mypy>=1.7"])
+            .arg(&wheel),
     )?;
     let report = work.join("junit.xml");
     let _ = fs::remove_file(&report);

@@ -16,7 +16,8 @@ STEPS = 240
 def train(worker: survival.Worker) -> None:
     digits, model = Digits(worker.data), network()
     # Part of the model's state: a newcomer gets it with the parameters.
-    model.register_buffer("step", torch.zeros((), dtype=torch.int64))
+    step = torch.zeros((), dtype=torch.int64)
+    model.register_buffer("step", step)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)  # without state of its own that a newcomer would need
     comm = pccl.Communicator(worker.master)
     parallel = pccl.FaultTolerantDDP(model, comm)
@@ -31,17 +32,17 @@ def train(worker: survival.Worker) -> None:
                 continue  # the master takes this worker for lost once more
 
     join()
-    while model.step < STEPS:
-        if int(model.step) in worker.meetings(STEPS):
+    while step < STEPS:
+        if int(step) in worker.meetings(STEPS):
             worker.wait_for_all(comm, parallel.admit)
-        x, y = digits.batch(int(model.step), comm.rank)
+        x, y = digits.batch(int(step), comm.rank)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(parallel(x), y).backward()
         try:
             parallel.average_gradients()
             optimizer.step()
-            model.step += 1
-            worker.report(comm, int(model.step), lambda: digits.loss(model))
+            step.add_(1)
+            worker.report(comm, int(step), lambda: digits.loss(model))
             parallel.admit()
         except pccl.ReconfigureError:
             join()  # the others have gone on: take what they have

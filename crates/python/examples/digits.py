@@ -9,7 +9,7 @@ import torch
 TEST = 360
 
 
-def save(path):
+def save(path: str) -> None:
     """Writes the pictures to a file, so that the workers need not import scikit-learn."""
     from sklearn.datasets import load_digits
 
@@ -21,31 +21,31 @@ def save(path):
 class Digits:
     """Pictures and their digits: ``x``, ``y`` to train, ``test_x``, ``test_y`` to test."""
 
-    def __init__(self, path):
+    def __init__(self, path: str):
         with np.load(path) as found:
             x, y = torch.from_numpy(found["x"]), torch.from_numpy(found["y"])
         self.x, self.y, self.test_x, self.test_y = x[TEST:], y[TEST:], x[:TEST], y[:TEST]
 
-    def batch(self, step, rank, size=32):
+    def batch(self, step: int, rank: int, size: int = 32) -> "tuple[torch.Tensor, torch.Tensor]":
         """What a peer trains on in a step: every peer something else."""
         chosen = torch.randint(len(self.x), (size,), generator=torch.Generator().manual_seed(step * 1009 + rank))
         return self.x[chosen], self.y[chosen]
 
-    def loss(self, model):
+    def loss(self, model: torch.nn.Module) -> float:
         with torch.no_grad():
-            return torch.nn.functional.cross_entropy(model(self.x), self.y).item()
+            return float(torch.nn.functional.cross_entropy(model(self.x), self.y))
 
-    def accuracy(self, model):
+    def accuracy(self, model: torch.nn.Module) -> float:
         with torch.no_grad():
-            return (model(self.test_x).argmax(1) == self.test_y).float().mean().item()
+            return float((model(self.test_x).argmax(1) == self.test_y).float().mean())
 
 
-def network():
+def network() -> torch.nn.Module:
     torch.manual_seed(1)
     return torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.ReLU(), torch.nn.Linear(48, 10))
 
 
-def fingerprint(model):
+def fingerprint(model: torch.nn.Module) -> str:
     """Of every bit of the parameters."""
     bits = hashlib.sha256()
     for parameter in model.parameters():

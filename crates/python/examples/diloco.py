@@ -39,7 +39,7 @@ def train(worker: survival.Worker) -> None:
         inner.zero_grad()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         inner.step()
-        step += 1
+        step.add_(1)
         try:
             if outer.step():
                 worker.report(comm, int(step), lambda: digits.loss(model))

@@ -188,3 +188,23 @@ def test_tensors_on_cuda_devices_are_for_shared_state_only(alone):
         real = pccl.SharedState([pccl.TensorInfo.from_torch(torch.ones(5, device="cuda"), "weights")])
         real.push_revision()
         assert alone.sync_shared_state(real).changed == ()
+
+
+def test_a_wait_that_was_interrupted_has_lost_its_op():
+    class Pending:
+        """As the native one, which gives its op to the first wait."""
+
+        waited = False
+
+        def wait(self):
+            if not self.waited:
+                self.waited = True
+                raise KeyboardInterrupt
+            return None
+
+    handle = pccl.AsyncReduceHandle(Pending())
+    with pytest.raises(KeyboardInterrupt):
+        handle.wait()
+    assert handle.wait() == (False, pccl.Result.RANK_CONNECTION_LOST.value, None)
+    with pytest.raises(pccl.ReconfigureError, match="interrupted"):
+        handle.result()

@@ -153,7 +153,7 @@ class Buffer:
             raise ValueError(f"Unsupported dtype: buffer format {spelled!r}")
         self.dtype = DataType._named(f"{kind}{8 * view.itemsize}")
         self.count = view.len // view.itemsize
-        self.shape = memoryview(tensor).shape
+        self.shape = memoryview(tensor).shape or ()
         self.address = view.buf or 0
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from ipaddress import IPv6Address, ip_address
-from typing import Any, NamedTuple, Optional
+from typing import Any, Generator, NamedTuple, Optional
 
 from . import _native
 from ._buffers import Buffer, check_apart, pair
-from ._errors import PCCLError, Result, RetryError, invalid
+from ._errors import PCCLError, ReconfigureError, Result, RetryError, invalid
 from ._types import (
     Attribute,
     DataType,
@@ -64,7 +65,7 @@ class _Request(NamedTuple):
 
     collective: int
     dtype: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls here
     input: "tuple[int, int]"
     output: "tuple[int, int]"
     keep: Any
@@ -108,13 +109,22 @@ class AsyncReduceHandle:
         self._info: Optional[ReduceInfo] = None
         self._error: Optional[PCCLError] = None
         self._ended = False
+        self._waits = threading.Lock()
 
     def _finish(self) -> None:
-        if not self._ended:
+        with self._waits:
+            if self._ended:
+                return
             try:
-                self._info = _info(self._pending.wait())
+                found = self._pending.wait()
             except PCCLError as error:
                 self._error = error
+            else:
+                if found is None:
+                    text = "an earlier wait was interrupted, by which this peer has left the run: connect() again"
+                    self._error = ReconfigureError(Result.RANK_CONNECTION_LOST, "wait", text)
+                else:
+                    self._info = _info(found)
             self._ended = True
 
     def done(self) -> bool:
@@ -139,7 +149,7 @@ class AsyncReduceHandle:
         assert self._info is not None
         return self._info
 
-    def __await__(self):
+    def __await__(self) -> "Generator[Any, None, ReduceInfo]":
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(None, self.result).__await__()
 
@@ -210,8 +220,9 @@ class Communicator:
     @property
     def membership(self) -> Membership:
         """The epoch that this peer is in, and its members by rank."""
-        *rest, members = self._native.membership()
-        return Membership(*rest, [Member(*m) for m in members])
+        session, rank, world, epoch, all_members, groups, largest, members = self._native.membership()
+        named = [Member(*m) for m in members]
+        return Membership(session, rank, world, epoch, all_members, groups, largest, named)
 
     @property
     def rank(self) -> int:
@@ -227,8 +238,10 @@ class Communicator:
         """An attribute of the newest epoch."""
         if attribute is Attribute.LOCAL_WORLD_SIZE:
             return self._native.world_size()
-        found = self._native.membership()
-        return found[{Attribute.GLOBAL_WORLD_SIZE: 4, Attribute.NUM_DISTINCT_PEER_GROUPS: 5}.get(attribute, 6)]
+        found = self.membership
+        if attribute is Attribute.GLOBAL_WORLD_SIZE:
+            return found.global_world_size
+        return found.groups if attribute is Attribute.NUM_DISTINCT_PEER_GROUPS else found.largest_group
 
     def are_peers_pending(self) -> bool:
         """Whether newcomers wait to be let in. All members must ask, and all get the same answer."""
@@ -382,10 +395,11 @@ class Communicator:
         source, output = pair(send, recv)
         if source is output:
             raise invalid("reduce_scatter", "give another tensor for the result")
-        world, rank, *rest = self._native.run(_request(_REDUCE_SCATTER, source, output, op=op.value, tag=tag))
+        found = self._native.run(_request(_REDUCE_SCATTER, source, output, op=op.value, tag=tag))
+        world, rank = found[:2]
         size, longer = divmod(source.count, world)
         start = rank * size + min(rank, longer)
-        return _info((world, rank, *rest)), slice(start, start + size + (rank < longer))
+        return _info(found), slice(start, start + size + (rank < longer))
 
     def barrier(self, *, tag: int = 0) -> None:
         """Returns when every member has called it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 
 class Result(Enum):
@@ -36,7 +37,7 @@ class PCCLError(Exception):
         self.func_name = func_name
         self.text = text
 
-    def __reduce__(self):
+    def __reduce__(self) -> "tuple[Any, ...]":
         return type(self), (self.result, self.func_name, self.text)
 
 

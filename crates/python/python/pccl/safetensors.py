@@ -93,7 +93,8 @@ class File:
         return ValueError(f"failed to read {self.path}: {why}")
 
     def address(self, at: int) -> int:
-        return self._held.address + at
+        found: int = self._held.address + at
+        return found
 
 
 class _Source:
