@@ -17,6 +17,7 @@ use crate::exit;
 use crate::firewall::FirewallArgs;
 use crate::master::MasterArgs;
 use crate::status::StatusArgs;
+use crate::top::TopArgs;
 use crate::up::UpArgs;
 use crate::verify::VerifyArgs;
 use crate::worker::WorkerArgs;
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Deploy(DeployArgs),
     /// Who is in the run, and who waits for whom
     Status(StatusArgs),
+    /// A fleet as it is now: members, links, who waits for whom, masters
+    Top(TopArgs),
     /// Kept states of the model: list, verify, restore
     Checkpoint(CheckpointArgs),
     /// What the configuration says, and where each value comes from

@@ -10,6 +10,7 @@ use pccl_config::{Config, HostPort};
 use pccl_doctor::observed::Setting;
 use pccl_doctor::{ExamineOptions, Level, MasterName, Symptom, TlsFiles, examine};
 use pccl_observe::story;
+use serde::Serialize;
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
@@ -32,6 +33,29 @@ pub(crate) struct DoctorArgs {
     command: Option<DoctorCommand>,
 }
 
+/// Which fleet is looked at, and how it is told.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FleetArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+
+    /// The master, or all of them with commas between [default: network.master_host]
+    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',')]
+    master: Vec<String>,
+
+    /// Where a master or worker serves its metrics; may be given again [default: the hosts of masters and peers, at the port of metrics.address]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) metrics: Vec<String>,
+
+    /// Longest wait for one answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Options of an examination.
 #[derive(Args, Clone, Debug)]
 struct ExamineArgs {
@@ -40,31 +64,15 @@ struct ExamineArgs {
     symptom: Option<String>,
 
     #[command(flatten)]
-    config: ConfigArgs,
-
-    /// The master, or all of them with commas between [default: network.master_host]
-    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',')]
-    master: Vec<String>,
-
-    /// Where a master or worker serves its metrics; may be given again [default: the hosts of masters and peers, at the port of metrics.address]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
-    metrics: Vec<String>,
+    fleet: FleetArgs,
 
     /// For how long rates are watched, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     watch_ms: u64,
 
-    /// Longest wait for one answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    timeout: u64,
-
     /// Warnings, and what could not be measured, count as faults
     #[arg(long)]
     strict: bool,
-
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
 }
 
 /// What to look at.
@@ -104,14 +112,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, CliError> {
 
 /// Ends with 1 if there is a fault, or with --strict anything that is not known to be good.
 fn diagnose(args: &ExamineArgs) -> Result<Exit, CliError> {
-    let diagnosis = examine(&options(args, &args.config.load()?)?);
-    if args.json {
-        let text =
-            serde_json::to_string(&diagnosis).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
-        output::print(&[text]);
-    } else {
-        output::print(&diagnosis.lines());
-    }
+    let diagnosis = examine(&options(args, &args.fleet.config.load()?)?);
+    args.fleet.print(&diagnosis, || diagnosis.lines())?;
     let clean = diagnosis.verdict == Level::Good && diagnosis.unmeasured.is_empty();
     let fault = if args.strict { !clean } else { diagnosis.verdict == Level::Bad };
     Ok(if fault { Exit::Failed } else { Exit::Success })
@@ -122,8 +124,8 @@ fn options(args: &ExamineArgs, config: &Config) -> Result<ExamineOptions, CliErr
     let files = tls.cert_file.as_ref().filter(|_| tls.enabled);
     Ok(ExamineOptions {
         symptom: args.symptom.as_deref().and_then(Symptom::from_name),
-        masters: masters(&args.master, config)?,
-        metrics: args.metrics.clone(),
+        masters: args.fleet.masters(config)?,
+        metrics: args.fleet.metrics.clone(),
         metrics_port: config.metrics.address.for_program().map(|at| at.port).filter(|port| *port != 0),
         security: settings::security(config)?,
         tls: files.map(|cert| TlsFiles { cert: cert.into(), ca: tls.ca_file.as_ref().map(PathBuf::from) }),
@@ -139,30 +141,45 @@ fn options(args: &ExamineArgs, config: &Config) -> Result<ExamineOptions, CliErr
             .as_ref()
             .and_then(|ip| ip.parse().ok())
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        timeout: Duration::from_secs(args.timeout),
+        timeout: Duration::from_secs(args.fleet.timeout),
         window: Duration::from_millis(args.watch_ms),
         roots: pccl_observe::process::Roots::default(),
     })
 }
 
-/// Those of the command line, else those of the configuration.
-pub(crate) fn masters(given: &[String], config: &Config) -> Result<Vec<MasterName>, CliError> {
-    let configured = || {
-        let all = config.network.masters().into_iter();
-        all.map(|(host, port)| MasterName { text: format!("{host}:{port}"), host, port }).collect()
-    };
-    let named = |text: &String| {
-        let at = HostPort::parse(text).map_err(|why| {
-            CliError::new(Exit::Usage, format!("failed to read the master `{text}`: {why}"))
-                .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
-        })?;
-        Ok(MasterName {
-            text: text.clone(),
-            host: at.host,
-            port: at.port.unwrap_or(config.network.master_port),
-        })
-    };
-    if given.is_empty() { Ok(configured()) } else { given.iter().map(named).collect() }
+impl FleetArgs {
+    /// The masters of the command line, else those of the configuration.
+    pub(crate) fn masters(&self, config: &Config) -> Result<Vec<MasterName>, CliError> {
+        let configured =
+            |(host, port): (String, u16)| MasterName { text: format!("{host}:{port}"), host, port };
+        if self.master.is_empty() {
+            return Ok(config.network.masters().into_iter().map(configured).collect());
+        }
+        let named = |text: &String| {
+            let at = HostPort::parse(text).map_err(|why| {
+                CliError::new(Exit::Usage, format!("failed to read the master `{text}`: {why}"))
+                    .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
+            })?;
+            let port = at.port.unwrap_or(config.network.master_port);
+            Ok(MasterName { text: text.clone(), host: at.host, port })
+        };
+        self.master.iter().map(named).collect()
+    }
+
+    /// As JSON if that was asked for, else as lines.
+    pub(crate) fn print(
+        &self,
+        value: &impl Serialize,
+        lines: impl FnOnce() -> Vec<String>,
+    ) -> Result<(), CliError> {
+        print(self.json, value, lines)
+    }
+}
+
+fn print(json: bool, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) -> Result<(), CliError> {
+    let text = |e: serde_json::Error| CliError::new(Exit::System, e.to_string());
+    output::print(&if json { vec![serde_json::to_string(value).map_err(text)?] } else { lines() });
+    Ok(())
 }
 
 /// Merges flight records.
@@ -180,11 +197,6 @@ fn collect(args: &CollectArgs) -> Result<Exit, CliError> {
         story::keep(folder, &records).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
     }
     let story = story::tell(&records, args.all);
-    if args.json {
-        let text = serde_json::to_string(&story).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
-        output::print(&[text]);
-    } else {
-        output::print(&story.lines());
-    }
+    print(args.json, &story, || story.lines())?;
     Ok(Exit::Success)
 }

@@ -24,6 +24,7 @@ mod processes;
 mod reload;
 mod settings;
 mod status;
+mod top;
 mod up;
 mod verify;
 mod worker;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Firewall(args) => firewall::run(args),
         Command::Deploy(args) => deploy::run(args),
         Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     };
     let exit = result.unwrap_or_else(|error| {

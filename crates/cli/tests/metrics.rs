@@ -134,62 +134,6 @@ fn peers_with(series: &BTreeMap<String, f64>, name: &str, above: f64) -> Vec<Str
     of_name.filter(|(_, value)| **value > above).filter_map(|(key, _)| peer(key)).collect()
 }
 
-/// The session of a worker, from its log.
-fn session_of(log: &Path) -> String {
-    until("a session", || {
-        let text = std::fs::read_to_string(log).unwrap_or_default();
-        let rest = text.split("registered as peer ").nth(1)?;
-        Some(rest.split(';').next()?.to_owned())
-    })
-}
-
-#[test]
-fn the_doctor_points_at_the_peer_that_was_killed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (master, addr) = master(folder.path());
-    let workers: Vec<Part> = (0..3).map(|n| worker(folder.path(), &addr, n)).collect();
-    let killed = session_of(&folder.path().join("worker2.log"));
-    rounds(&workers);
-    signal(workers[2].running.pid(), "KILL");
-    until("the epoch without it", || {
-        (workers[0].series().get("pccl_world_size{group=\"0\"}").copied()? < 2.5).then_some(())
-    });
-    let sources = [&master.metrics, &workers[0].metrics, &workers[1].metrics];
-    let collect: Vec<&str> = ["doctor", "collect"].into_iter().chain(sources.map(String::as_str)).collect();
-    let output = common::run(&collect);
-    common::succeeded(&output);
-    let text = common::text(&output.stdout);
-    assert!(text.contains("first cause: "), "{text}");
-    assert!(text.contains(&format!("most of the trouble is about peer {killed}\n")), "{killed}: {text}");
-
-    // The same from the files that a signal has them write; the lines of the logs say whose they are.
-    signal(workers[0].running.pid(), "USR1");
-    signal(master.running.pid(), "USR1");
-    let written = |role: &str| {
-        let name = format!("pccl-flight-{role}-");
-        let names = std::fs::read_dir(folder.path()).expect("a folder").filter_map(Result::ok);
-        names.filter(|e| e.file_name().to_string_lossy().starts_with(&name)).map(|e| e.path()).next()
-    };
-    until("two records", || {
-        let whole =
-            |path: std::path::PathBuf| std::fs::read_to_string(path).ok().filter(|t| t.ends_with('\n'));
-        whole(written("worker")?).and(whole(written("master")?))
-    });
-    let path = folder.path().to_str().expect("UTF-8");
-    let output = common::run(&["doctor", "collect", path, "--json"]);
-    common::succeeded(&output);
-    let story = &common::objects(&output)[0];
-    assert_eq!(story["first_cause"]["blamed"], *killed, "{story}");
-    let log = std::fs::read_to_string(folder.path().join("worker0.log")).expect("a log");
-    let line = log.lines().find(|line| line.contains("without peer")).expect("a line");
-    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-    assert!(line["run"].as_str().is_some_and(|run| run.len() == 32), "{line}");
-    assert!(
-        line["epoch"].as_u64().is_some() && line["peer"] == *killed && line["session"].is_string(),
-        "{line}"
-    );
-}
-
 #[test]
 fn a_taken_port_is_a_warning_and_the_fleet_works() {
     let folder = tempfile::tempdir().expect("a folder");

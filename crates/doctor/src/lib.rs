@@ -1,4 +1,4 @@
-//! A fleet from outside: what is wrong with it, by symptoms.
+//! A fleet from outside: what is wrong with it, by symptoms; and, in [`top`], what it is at.
 //!
 //! [`examine`] measures all that can be measured from this machine: names, connections and answers of the masters, their
 //! certificates, datagrams, ports of the peers, pages of metrics and flight records of each process, this host itself.
@@ -13,6 +13,7 @@ mod measure;
 pub mod observed;
 mod status;
 mod symptom;
+pub mod top;
 
 pub use cause::Cause;
 pub use diagnose::diagnose;

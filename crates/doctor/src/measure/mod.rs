@@ -3,7 +3,7 @@
 mod certificate;
 mod host;
 mod master;
-mod page;
+pub(crate) mod page;
 mod process;
 mod sockets;
 
