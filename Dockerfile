@@ -11,7 +11,7 @@ RUN apt-get update \
     && rustup target add "$(uname -m)-unknown-linux-musl"
 WORKDIR /source
 COPY . .
-# C parts (SQLite, the assembly of ring) are built by musl's compiler, too. Stripped of its tables of lines, the program is
+# C parts (SQLite, the ciphers) are built by musl's compiler, too. Stripped of its tables of lines, the program is
 # a sixth as large (26 MB); messages and panics still name files and lines.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/source/target \
     export CC_x86_64_unknown_linux_musl=musl-gcc CC_aarch64_unknown_linux_musl=musl-gcc \

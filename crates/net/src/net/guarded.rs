@@ -1,7 +1,7 @@
 //! Connections with something between socket and machine. The machine hears of one once the other side is known.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ impl Guard {
             self.channel.seal_close();
         }
         while self.channel.has_outgoing() {
-            match send(stream, &self.channel.outgoing()) {
+            match send(stream, &[IoSlice::new(self.channel.outgoing())]) {
                 Ok(n) => self.channel.written(n),
                 Err(_) => return,
             }
@@ -337,6 +337,20 @@ impl Net {
             if !guard.channel.is_open() {
                 return true;
             }
+            let [into, _] = machine.receive_buffers(conn);
+            match guard.channel.open_into(into) {
+                Ok(None) => {}
+                Ok(Some(0)) => continue,
+                Ok(Some(n)) => {
+                    machine.handle_received(self.now(), conn, n);
+                    self.flush(machine, store);
+                    continue;
+                }
+                Err(refused) => {
+                    self.refuse(machine, conn, &refused);
+                    return false;
+                }
+            }
             let plain = match guard.channel.plain() {
                 Ok(plain) => plain,
                 Err(refused) => {
@@ -372,7 +386,7 @@ impl Net {
             let Some(socket) = self.sockets.get_mut(&conn) else { return };
             let Some(guard) = socket.guard.as_mut().filter(|_| socket.writable) else { return };
             while guard.channel.has_outgoing() {
-                match send(&*socket.stream, &guard.channel.outgoing()) {
+                match send(&*socket.stream, &[IoSlice::new(guard.channel.outgoing())]) {
                     Ok(n) => {
                         if let Some(metrics) = &self.metrics {
                             metrics.add_bytes(n as u64, 0, Instant::now());

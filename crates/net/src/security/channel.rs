@@ -2,8 +2,6 @@
 //!
 //! Knows no socket: what came from one goes in, what is to be written comes out.
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -12,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use super::Security;
 use super::handshake::{Binding, Handshake};
 use super::macs::MacRecords;
+use super::outgoing::Outgoing;
 use super::preamble::{Preamble, SessionKey};
 use super::records::{Opened, TlsRecords};
 use super::refused::{Reason, Refused};
@@ -21,11 +20,9 @@ const MAX_STRANGER_BYTES: usize = 64 << 10;
 /// Room for what comes, at first and at most: what is opened is copied while it is in the cache.
 const MIN_ROOM: usize = 4 << 10;
 const MAX_ROOM: usize = 128 << 10;
-/// Most bytes that are sealed before they are written. More make the allocator give memory back to the system and fetch it
-/// again all the time: 256 KiB cost a fifth of a large op.
-const SEAL_BYTES: usize = 64 << 10;
-/// Most records of one write.
-const SLICES: usize = 64;
+/// Most bytes that are sealed before they are written: eight records of TLS, which fill two segments of a loopback
+/// connection (65,483 bytes each) and do not begin a third.
+const SEAL_BYTES: usize = 255 << 9;
 /// A TLS record with the alert that a connection ends, as one may send it before anything is agreed on.
 const PLAIN_ALERTS: [u8; 14] = [21, 3, 3, 0, 2, 2, 10, 21, 3, 3, 0, 2, 1, 0];
 /// Kinds of TLS records: alert, handshake.
@@ -81,22 +78,6 @@ impl Incoming {
     fn grow(&mut self) {
         if self.end == self.bytes.len() && self.bytes.len() < MAX_ROOM {
             self.bytes.resize((self.bytes.len() * 4).min(MAX_ROOM), 0);
-        }
-    }
-}
-
-/// What is to be written.
-#[derive(Default)]
-struct Outgoing {
-    records: VecDeque<Vec<u8>>,
-    /// Bytes of the first one that have been written.
-    written: usize,
-}
-
-impl Outgoing {
-    fn push(&mut self, record: Vec<u8>) {
-        if !record.is_empty() {
-            self.records.push_back(record);
         }
     }
 }
@@ -220,14 +201,14 @@ impl Channel {
                     let bytes = &mut self.incoming.bytes[self.incoming.start..self.incoming.end];
                     let first = bytes.first().filter(|_| self.dialed.is_none() && !self.begun);
                     if first.is_some_and(|kind| !TLS_KINDS.contains(kind)) {
-                        self.outgoing.push(PLAIN_ALERTS.to_vec());
+                        self.outgoing.push(&PLAIN_ALERTS);
                         return Err(Refused::new(
                             Reason::PlainText,
                             "it does not speak TLS, and TLS is on here; set network.tls there too",
                         ));
                     }
                     let outgoing = &mut self.outgoing;
-                    let (used, agreed) = handshake.go_on(bytes, &mut |record| outgoing.push(record))?;
+                    let (used, agreed) = handshake.go_on(bytes, &mut |record| outgoing.push(&record))?;
                     self.incoming.start += used;
                     self.begun |= used > 0;
                     let Some(agreed) = agreed else { return Ok(()) };
@@ -330,7 +311,7 @@ impl Channel {
 
     fn say(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         if matches!(self.layer, Layer::None) {
-            self.outgoing.push(bytes.to_vec());
+            self.outgoing.push(bytes);
             return Ok(());
         }
         self.seal_chunks(&[bytes]).map(|_| ())
@@ -353,7 +334,7 @@ impl Channel {
             let data = match &mut self.layer {
                 Layer::None => 0..record.len(),
                 Layer::Macs(records) => records.open(record)?,
-                Layer::Tls(records) => match records.open(record, &mut |answer| outgoing.push(answer))? {
+                Layer::Tls(records) => match records.open(record, outgoing)? {
                     Opened::Data(data) => data,
                     Opened::Nothing => continue,
                     Opened::Closed => {
@@ -367,6 +348,27 @@ impl Channel {
         Ok(&self.incoming.bytes[self.incoming.plain.clone()])
     }
 
+    /// Opens the next record straight into the memory that its bytes are for: how many there are, maybe none. Does nothing
+    /// if that memory is too small for it, or there is no whole record, or another way to read it.
+    pub fn open_into(&mut self, into: &mut [u8]) -> Result<Option<usize>, Refused> {
+        let Layer::Tls(records) = &mut self.layer else { return Ok(None) };
+        let incoming = &mut self.incoming;
+        if !incoming.plain.is_empty() || self.closed {
+            return Ok(None);
+        }
+        let here = &incoming.bytes[incoming.start..incoming.end];
+        let length = TlsRecords::record_bytes(here)?;
+        let Some(record) = length.and_then(|length| here.get(..length)) else { return Ok(None) };
+        let Some(opened) = records.open_into(record, into, &mut self.outgoing)? else { return Ok(None) };
+        incoming.start += record.len();
+        match opened {
+            Opened::Data(data) => return Ok(Some(data.len())),
+            Opened::Nothing => {}
+            Opened::Closed => self.closed = true,
+        }
+        Ok(Some(0))
+    }
+
     /// So many bytes of [`plain`](Self::plain) have been used.
     pub fn take(&mut self, n: usize) {
         self.incoming.plain.start += n;
@@ -378,51 +380,34 @@ impl Channel {
     }
 
     fn seal_chunks(&mut self, chunks: &[&[u8]]) -> Result<usize, Refused> {
-        let outgoing = &mut self.outgoing;
-        let mut push = |record| outgoing.push(record);
         match &mut self.layer {
             Layer::None => Ok(0),
-            Layer::Tls(records) => records.seal(chunks, SEAL_BYTES, &mut push),
-            Layer::Macs(records) => records.seal(chunks, SEAL_BYTES, &mut push),
+            Layer::Tls(records) => records.seal(chunks, SEAL_BYTES, &mut self.outgoing),
+            Layer::Macs(records) => records.seal(chunks, SEAL_BYTES, &mut self.outgoing),
         }
     }
 
     /// Says that no more comes, where the layer has a word for it.
     pub fn seal_close(&mut self) {
-        let outgoing = &mut self.outgoing;
         if let Layer::Tls(records) = &mut self.layer {
             // The connection is closed in any case.
-            let _ = records.seal_close(&mut |record| outgoing.push(record));
+            let _ = records.seal_close(&mut self.outgoing);
         }
     }
 
     /// Whether anything is to be written.
     pub fn has_outgoing(&self) -> bool {
-        !self.outgoing.records.is_empty()
+        !self.outgoing().is_empty()
     }
 
     /// What is to be written next.
-    pub fn outgoing(&self) -> Vec<IoSlice<'_>> {
-        let mut slices = Vec::with_capacity(self.outgoing.records.len().min(SLICES));
-        // The first one may have been written in part.
-        let mut from = self.outgoing.written;
-        for record in self.outgoing.records.iter().take(SLICES) {
-            slices.push(IoSlice::new(&record[from..]));
-            from = 0;
-        }
-        slices
+    pub fn outgoing(&self) -> &[u8] {
+        self.outgoing.as_slice()
     }
 
     /// So many bytes of [`outgoing`](Self::outgoing) have been written.
     pub fn written(&mut self, n: usize) {
-        self.outgoing.written += n;
-        while let Some(first) = self.outgoing.records.front() {
-            if self.outgoing.written < first.len() {
-                return;
-            }
-            self.outgoing.written -= first.len();
-            self.outgoing.records.pop_front();
-        }
+        self.outgoing.written(n);
     }
 
     #[cfg(test)]

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 
+use super::outgoing::{Outgoing, Plain};
 use super::preamble::SessionKey;
 use super::refused::{Reason, Refused};
 
@@ -73,37 +74,27 @@ impl MacRecords {
         &mut self,
         chunks: &[&[u8]],
         limit: usize,
-        out: &mut impl FnMut(Vec<u8>),
+        out: &mut Outgoing,
     ) -> Result<usize, Refused> {
-        let mut taken = 0;
-        let mut chunks = chunks.iter();
-        let mut rest: &[u8] = &[];
-        loop {
-            let mut record = vec![0; HEADER_BYTES];
-            while record.len() - HEADER_BYTES < MAX_PLAIN_BYTES.min(limit - taken) {
-                if rest.is_empty() {
-                    let Some(next) = chunks.next() else { break };
-                    rest = next;
+        let mut plain = Plain::new(chunks);
+        let total = plain.len().min(limit);
+        let mut left = total;
+        while left > 0 {
+            let n = left.min(MAX_PLAIN_BYTES);
+            let (signed, code) = out.space(HEADER_BYTES + n + CODE_BYTES).split_at_mut(HEADER_BYTES + n);
+            signed[..HEADER_BYTES].copy_from_slice(&(n as u32).to_be_bytes());
+            plain.copy_to(&mut signed[HEADER_BYTES..]);
+            match self.ours.code(self.sent, signed) {
+                Ok(right) => code.copy_from_slice(&right),
+                Err(refused) => {
+                    out.take_back(HEADER_BYTES + n + CODE_BYTES);
+                    return Err(refused);
                 }
-                let room = MAX_PLAIN_BYTES.min(limit - taken) - (record.len() - HEADER_BYTES);
-                let (now, later) = rest.split_at(room.min(rest.len()));
-                if record.capacity() < HEADER_BYTES + now.len() + CODE_BYTES {
-                    record.reserve(now.len() + CODE_BYTES);
-                }
-                record.extend_from_slice(now);
-                rest = later;
             }
-            let length = record.len() - HEADER_BYTES;
-            if length == 0 {
-                return Ok(taken);
-            }
-            taken += length;
-            record[..HEADER_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
-            let code = self.ours.code(self.sent, &record)?;
             self.sent += 1;
-            record.extend_from_slice(&code);
-            out(record);
+            left -= n;
         }
+        Ok(total)
     }
 
     /// Length of the whole record at the beginning of `bytes`, if its header is there.
@@ -144,10 +135,16 @@ mod tests {
     }
 
     fn sealed(records: &mut MacRecords, chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut out = Vec::new();
+        let mut out = Outgoing::default();
         let total: usize = chunks.iter().map(|c| c.len()).sum();
-        assert_eq!(records.seal(chunks, usize::MAX, &mut |r| out.push(r)).unwrap(), total);
-        out
+        assert_eq!(records.seal(chunks, usize::MAX, &mut out).unwrap(), total);
+        let (mut all, mut rest) = (Vec::new(), out.as_slice());
+        while let Some(length) = MacRecords::record_bytes(rest).unwrap() {
+            let (record, later) = rest.split_at(length);
+            all.push(record.to_vec());
+            rest = later;
+        }
+        all
     }
 
     #[test]
@@ -164,8 +161,7 @@ mod tests {
             }
             assert_eq!(got, bytes);
         }
-        let mut some = Vec::new();
-        assert_eq!(ours.seal(&[&bytes], 70_000, &mut |r| some.push(r)).unwrap(), 70_000);
+        assert_eq!(ours.seal(&[&bytes], 70_000, &mut Outgoing::default()).unwrap(), 70_000);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod files;
 mod groups;
 mod handshake;
 mod macs;
+mod outgoing;
 mod preamble;
 mod records;
 mod refused;

@@ -66,7 +66,7 @@ impl SecureStream {
     fn flush_sealed(&mut self) -> io::Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         while channel.has_outgoing() {
-            let n = send(&self.stream, &channel.outgoing())?;
+            let n = send(&self.stream, &[io::IoSlice::new(channel.outgoing())])?;
             channel.written(n);
         }
         Ok(())
