@@ -53,7 +53,7 @@ pub(crate) fn options(
     security: Option<&Security>,
 ) -> Result<Options, CliError> {
     let network = &config.network;
-    let mut options = Options::masters(masters(args, config)?)
+    let mut options = Options::masters(masters(&args.master, config)?)
         .group(args.group(config))
         .expects(settings::expectations(config))
         .connect_timeout(Duration::from_secs(args.connect_timeout));
@@ -83,8 +83,8 @@ fn advertised(flag: Option<SocketAddr>, config: &Config) -> Result<Option<Socket
     }
 }
 
-/// The masters with their ports.
-fn masters(args: &PeerArgs, config: &Config) -> Result<Vec<String>, CliError> {
+/// The masters with their ports: those of the command line, else those of the configuration.
+pub(crate) fn masters(given: &[String], config: &Config) -> Result<Vec<String>, CliError> {
     let default_port = config.network.master_port;
     let with_port = |text: &String| {
         HostPort::parse(text)
@@ -94,15 +94,11 @@ fn masters(args: &PeerArgs, config: &Config) -> Result<Vec<String>, CliError> {
                     .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
             })
     };
-    let configured = config
-        .network
-        .masters()
-        .into_iter()
-        .map(|(host, port)| HostPort { host, port: Some(port) }.to_string());
-    let masters: Vec<String> = if args.master.is_empty() {
-        configured.collect()
+    let configured = |(host, port)| HostPort { host, port: Some(port) }.to_string();
+    let masters: Vec<String> = if given.is_empty() {
+        config.network.masters().into_iter().map(configured).collect()
     } else {
-        args.master.iter().map(with_port).collect::<Result<_, _>>()?
+        given.iter().map(with_port).collect::<Result<_, _>>()?
     };
     if masters.is_empty() {
         return Err(CliError::new(Exit::Usage, "failed to find a master: none is given")

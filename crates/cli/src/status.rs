@@ -14,6 +14,7 @@ use pccl_proto::message::{Role, Status};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
+use crate::peer;
 use crate::settings::{self, ConfigArgs};
 use pccl_observe::table::Table;
 
@@ -31,8 +32,8 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// The master, or all of them with commas between; the port is 7117 unless it says another
-    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',', required = true)]
+    /// The master, or all of them with commas between [default: network.master_host]
+    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", value_delimiter = ',')]
     master: Vec<String>,
 
     /// One JSON object instead of tables
@@ -53,7 +54,8 @@ struct Asked {
 /// Asks and prints.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
     let timeout = Duration::from_secs(args.timeout);
-    let security = settings::security(&args.config.load()?)?;
+    let config = args.config.load()?;
+    let (security, names) = (settings::security(&config)?, peer::masters(&args.master, &config)?);
     let ask = |name: &String| {
         let addresses = resolve(name)?;
         if let (Some(security), Ok(at)) = (&security, HostPort::parse(name)) {
@@ -64,7 +66,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
         ask(&addresses, timeout, security.as_ref())
     };
     let mut asked: Vec<Asked> = thread::scope(|scope| {
-        let all: Vec<_> = args.master.iter().map(|name| (name, scope.spawn(move || ask(name)))).collect();
+        let all: Vec<_> = names.iter().map(|name| (name, scope.spawn(move || ask(name)))).collect();
         let answer = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread
                 .join()

@@ -310,7 +310,8 @@ fn only_allowed_networks_are_listened_to() {
         (master, addr)
     };
     let (_open, addr) = start("10.0.0.0/8,127.0.0.0/8", "open.log");
-    succeeded(&run(&["status", "--master", &addr]));
+    let configured = pccl(&["status"]).env("PCCL_NETWORK__MASTER_HOST", &addr).output().expect("pccl runs");
+    succeeded(&configured);
     let (shut, addr) = start("10.0.0.0/8, 2001:db8::/32", "shut.log");
     for _ in 0..3 {
         refused(&run(&["status", "--master", &addr]), 4, &[&addr]);

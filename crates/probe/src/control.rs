@@ -86,7 +86,7 @@ pub(crate) fn say(stream: &mut impl Write, message: &impl Serialize) -> io::Resu
 /// The next word of at most `most` bytes.
 pub(crate) fn hear<T: DeserializeOwned>(stream: &mut impl Read, most: usize) -> io::Result<T> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    stream.read_exact(&mut length).map_err(said_no_more)?;
     let length = u32::from_be_bytes(length) as usize;
     if length > most {
         let why = format!("it announces {length} bytes, where {most} are the most: it is no `pccl check`");
@@ -96,7 +96,7 @@ pub(crate) fn hear<T: DeserializeOwned>(stream: &mut impl Read, most: usize) -> 
     let mut body = Vec::new();
     stream.take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
-        return Err(ErrorKind::UnexpectedEof.into());
+        return Err(said_no_more(ErrorKind::UnexpectedEof.into()));
     }
     serde_json::from_slice(&body).map_err(|error| {
         io::Error::new(
@@ -104,6 +104,14 @@ pub(crate) fn hear<T: DeserializeOwned>(stream: &mut impl Read, most: usize) -> 
             format!("what it says makes no sense ({error}); use the same version of pccl"),
         )
     })
+}
+
+/// An end in the middle, in words.
+fn said_no_more(error: io::Error) -> io::Error {
+    if error.kind() != ErrorKind::UnexpectedEof {
+        return error;
+    }
+    io::Error::new(error.kind(), "it closed the connection: see there why `pccl check` has ended")
 }
 
 #[cfg(test)]
