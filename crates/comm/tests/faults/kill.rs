@@ -139,8 +139,8 @@ fn many_reductions_are_all_done_although_one_of_four_is_killed() {
     let masks: Vec<u64> = reply.get("mask").split(',').map(|m| m.parse().unwrap()).collect();
     assert_eq!(masks.len(), 24);
     assert!(masks.iter().all(|m| *m == 0b1111 || *m == 0b111), "{masks:?}");
+    // All that it owed may have left it before it died: then what was in flight commits, and nothing is tried again.
     assert_eq!(masks.last(), Some(&0b111));
-    assert!(reply.number("recoveries") >= 1, "{reply:?}");
 }
 
 #[test]
