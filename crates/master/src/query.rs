@@ -111,6 +111,8 @@ fn ask<T>(
 ) -> Result<T, StatusError> {
     let query = Query { addr, timeout, deadline: Instant::now() + timeout };
     let stream = TcpStream::connect_timeout(&addr, query.left()?).map_err(|e| query.failed(e))?;
+    // What follows the handshake would wait for a delayed acknowledgement of it, 40 ms.
+    stream.set_nodelay(true).map_err(|e| query.failed(e))?;
     stream.set_read_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
     stream.set_write_timeout(Some(query.left()?)).map_err(|e| query.failed(e))?;
     let mut stream = SecureStream::client(stream, addr, security).map_err(|e| query.failed(e))?;
