@@ -86,7 +86,8 @@ pub struct Vote {
     pub number: u32,
     /// The newest epoch that newcomers came into, as the voter knows it: before it there were other votes.
     pub since: Epoch,
-    /// Votes of the members since then, this one included (synchronizations aside): the same number on all of them.
+    /// Votes of the members since then, this one included, without those that ended with a mismatch: the same number
+    /// on all of them.
     pub ordinal: u32,
 }
 
@@ -110,6 +111,19 @@ pub enum VoteOutcome {
         /// Who waits for what.
         waits: Vec<(SessionId, String)>,
     },
+}
+
+/// How a vote ended that all members had voted in: whoever has not heard it hears the same, whatever master it asks. (What
+/// a synchronization has agreed on the store tells. After a mismatch everybody votes anew.)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// As [`VoteOutcome::Decided`].
+    Decided {
+        /// Newcomers that are registered and not accepted.
+        pending: u32,
+    },
+    /// A synchronization in which nobody's content could win.
+    NobodyElected(NoCandidate),
 }
 
 /// From a peer (or a `pccl status`) to a master.
@@ -141,7 +155,7 @@ pub enum ToMaster {
         /// The vote that its caller waits in.
         vote: Option<Vote>,
         /// The last one that has ended: others may not have heard how.
-        ended: Option<(Vote, VoteOutcome)>,
+        ended: Option<(Vote, Ending)>,
     },
     /// The answer to `Prepare`.
     Report {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::change::Activity;
 use super::{Authority, Master};
 use crate::ids::{PeerGroup, SessionId, Tag, Time};
-use crate::message::{MasterMessage, Session, Vote, VoteKind, VoteOutcome};
+use crate::message::{Ending, MasterMessage, Session, Vote, VoteKind, VoteOutcome};
 use crate::record::Member;
 
 impl Master {
@@ -21,18 +21,16 @@ impl Master {
         if vote.kind == VoteKind::Synchronize && self.repeat_answer(group, session, vote.number) {
             return;
         }
-        if vote.kind != VoteKind::Synchronize {
-            if vote.since != self.stored(group).joined {
-                // Newcomers have come since: it ended with that.
-                return;
-            }
-            let decided = self.groups.get(&group).and_then(|g| g.decided.clone());
-            if let Some((_, outcome)) = decided.filter(|(v, _)| v.is_same(&vote)) {
-                return self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome });
-            }
+        if vote.kind != VoteKind::Synchronize && vote.since != self.stored(group).joined {
+            // Newcomers have come since: it ended with that.
+            return;
         }
         if let Some(state) = self.sessions.get_mut(&session) {
             state.vote = Some(vote);
+        }
+        let decided = self.groups.get(&group).and_then(|g| g.decided.clone());
+        if let Some((_, ending)) = decided.filter(|(v, _)| v.is_same(&vote)) {
+            return self.end_like_the_others(session, vote.number, ending);
         }
         self.go_on(now, group);
         self.end_deadlock(now, group);
@@ -43,22 +41,39 @@ impl Master {
         &mut self,
         group: PeerGroup,
         session: Session,
-        ended: Option<(Vote, VoteOutcome)>,
+        ended: Option<(Vote, Ending)>,
     ) {
         let proven = self.sessions.get(&session.id).is_some_and(|s| s.key == session.key && s.group == group);
         let joined = self.stored(group).joined;
-        let Some((vote, outcome)) = ended.filter(|(v, _)| proven && v.since == joined) else { return };
+        let Some((vote, ending)) = ended.filter(|(v, _)| proven && v.since == joined) else { return };
         let Some(state) = self.groups.get_mut(&group) else { return };
         let newer = state.decided.as_ref().is_none_or(|(v, _)| v.since != joined || v.ordinal < vote.ordinal);
         if !newer {
             return;
         }
-        state.decided = Some((vote, outcome.clone()));
+        state.decided = Some((vote, ending.clone()));
         for member in self.stayers(group) {
-            let Some(s) = self.sessions.get_mut(&member) else { continue };
-            if let Some(mine) = s.vote.take_if(|v| v.is_same(&vote)) {
-                s.vote_result = Some((mine.number, outcome.clone()));
-                self.tell(member, MasterMessage::VoteEnded { number: mine.number, outcome: outcome.clone() });
+            let mine = self.sessions.get(&member).and_then(|s| s.vote).filter(|v| v.is_same(&vote));
+            if let Some(mine) = mine {
+                self.end_like_the_others(member, mine.number, ending.clone());
+            }
+        }
+    }
+
+    /// Ends a member's vote as it ended for others.
+    fn end_like_the_others(&mut self, session: SessionId, number: u32, ending: Ending) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        state.vote = None;
+        match ending {
+            Ending::Decided { pending } => {
+                let outcome = VoteOutcome::Decided { pending };
+                state.vote_result = Some((number, outcome.clone()));
+                self.tell(session, MasterMessage::VoteEnded { number, outcome });
+            }
+            Ending::NobodyElected(why) => {
+                state.offer = None;
+                state.sync_answer = Some((number, Some(why.clone())));
+                self.tell(session, MasterMessage::NobodyElected { number, why });
             }
         }
     }
@@ -105,10 +120,15 @@ impl Master {
             ended = Some(vote);
             self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome: outcome.clone() });
         }
-        if let (Some(vote), Some(state)) =
-            (ended.filter(|v| v.kind != VoteKind::Synchronize), self.groups.get_mut(&group))
-        {
-            state.decided = Some((vote, outcome.clone()));
+        if let (Some(vote), VoteOutcome::Decided { pending }) = (ended, outcome) {
+            self.decided(group, vote, Ending::Decided { pending: *pending });
+        }
+    }
+
+    /// Others may hear it late.
+    pub(super) fn decided(&mut self, group: PeerGroup, vote: Vote, ending: Ending) {
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.decided = Some((vote, ending));
         }
     }
 

@@ -33,7 +33,7 @@ use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::lease::Candidate;
 use crate::machine::{Action, Closed, Machine, Permit};
-use crate::message::{FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
+use crate::message::{Ending, FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
 use crate::rules::Rules;
 use crate::settings::RunSettings;
@@ -126,7 +126,7 @@ struct Group {
     closed: u64,
     activity: Activity,
     /// How the last vote ended that any member has heard of.
-    decided: Option<(Vote, VoteOutcome)>,
+    decided: Option<(Vote, Ending)>,
     /// Members that shall not be in the next epoch.
     removals: BTreeMap<SessionId, Removal>,
     /// Attempts whose callers called different ops.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Authority, Master, MasterEvent};
 use crate::ids::{PeerGroup, SessionId, Time};
-use crate::message::MasterMessage;
+use crate::message::{Ending, MasterMessage};
 use crate::record::{GroupRecord, Removal};
 use crate::shared_state::{Agreed, Election, Fault, NoCandidate, Offer, Outcome, elect};
 
@@ -97,6 +97,12 @@ impl Master {
     }
 
     fn nobody_elected(&mut self, group: PeerGroup, numbers: &BTreeMap<SessionId, u32>, why: &NoCandidate) {
+        // Members that have not heard yet that newcomers came count from before; the newcomers do not.
+        let votes = numbers.keys().filter_map(|s| self.sessions.get(s)?.vote);
+        let vote = votes.max_by_key(|v| (v.since, v.ordinal));
+        if let Some(vote) = vote {
+            self.decided(group, vote, Ending::NobodyElected(why.clone()));
+        }
         self.end_offers(numbers);
         self.answered(numbers, Some(why));
         self.events.push_back(MasterEvent::NobodyElected { group, why: why.clone() });

@@ -8,7 +8,8 @@ use crate::execute::{Kernels, OpMemory};
 use crate::ids::{ConnId, Term, Time};
 use crate::machine::{Action, Closed};
 use crate::message::{
-    FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind, VoteOutcome,
+    Ending, FromMaster, Heartbeat, MasterMessage, Refusal, Report, StartedAttempt, ToMaster, VoteKind,
+    VoteOutcome,
 };
 use crate::rules::Rule;
 use crate::wire::{ControlStream, MAX_CONTROL_BYTES};
@@ -490,7 +491,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         }
         if let Some(vote) = self.vote.filter(|v| v.number == number) {
             self.vote = None;
-            self.last_vote = Some((vote, outcome.clone()));
+            match outcome {
+                VoteOutcome::Decided { pending } => {
+                    self.last_vote = Some((vote, Ending::Decided { pending }));
+                }
+                VoteOutcome::Mismatch { .. } => self.uncount_vote(),
+            }
             self.vote_ended = Some(outcome);
         }
     }

@@ -37,7 +37,7 @@ use self::shared::Sync;
 use crate::execute::{Backup, Kernels, OpMemory};
 use crate::ids::{AttemptName, ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::machine::{Action, Closed, Machine};
-use crate::message::{Session, View, Vote, VoteKind, VoteOutcome};
+use crate::message::{Ending, Session, View, Vote, VoteKind, VoteOutcome};
 use crate::record::Failure;
 use crate::rules::Rules;
 use crate::schedule::Rank;
@@ -149,7 +149,7 @@ pub struct Peer<M, K> {
     next_vote: u32,
     /// Votes since the newest epoch that newcomers came into.
     votes: (Epoch, u32),
-    last_vote: Option<(Vote, VoteOutcome)>,
+    last_vote: Option<(Vote, Ending)>,
     vote_ended: Option<VoteOutcome>,
     sync: Option<Sync>,
     synchronized: Option<SyncEnd>,
@@ -274,16 +274,32 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Joins a vote. Its outcome comes from [`Peer::poll_vote`].
     pub fn vote(&mut self, kind: VoteKind) {
-        self.next_vote += 1;
+        self.count_vote();
+        let vote = self.new_vote(kind);
+        self.vote = Some(vote);
+        self.vote_ended = None;
+        self.tell_master_if_attached(&crate::message::ToMaster::Vote(vote));
+    }
+
+    /// One more vote since newcomers came last.
+    fn count_vote(&mut self) {
         let since = self.view.as_ref().map_or(Epoch::default(), |v| v.joined);
         if self.votes.0 != since {
             self.votes = (since, 0);
         }
         self.votes.1 += 1;
-        let vote = Vote { kind, number: self.next_vote, since, ordinal: self.votes.1 };
-        self.vote = Some(vote);
-        self.vote_ended = None;
-        self.tell_master_if_attached(&crate::message::ToMaster::Vote(vote));
+    }
+
+    /// The voice in the vote that was counted last.
+    fn new_vote(&mut self, kind: VoteKind) -> Vote {
+        self.next_vote += 1;
+        let (since, ordinal) = self.votes;
+        Vote { kind, number: self.next_vote, since, ordinal }
+    }
+
+    /// Some have voted, and others not: as if nobody had.
+    fn uncount_vote(&mut self) {
+        self.votes.1 = self.votes.1.saturating_sub(1);
     }
 
     /// The outcome of the vote, once it has ended.

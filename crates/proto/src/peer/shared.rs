@@ -11,7 +11,7 @@ use super::stream::Place;
 use super::{EndReason, Peer};
 use crate::execute::{Kernels, OpMemory};
 use crate::ids::{ConnId, Epoch, SessionId, Time};
-use crate::message::{LinkMessage, ToMaster, Vote, VoteKind, VoteOutcome};
+use crate::message::{Ending, LinkMessage, ToMaster, Vote, VoteKind, VoteOutcome};
 use crate::shared_state::{Agreed, Election, Fetch, MANIFEST, NoCandidate, Offer, Piece, StateMemory};
 use crate::wire::{MAX_DATA_BYTES, StateHeader};
 
@@ -164,6 +164,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             sent_bytes: 0,
             received_bytes: 0,
         });
+        self.count_vote();
         self.vote_to_synchronize();
         if self.control.is_attached() {
             self.repeat_offer();
@@ -202,20 +203,30 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// Takes a new vote with the current offer, not yet told.
     fn vote_to_synchronize(&mut self) {
+        let vote = self.new_vote(VoteKind::Synchronize);
         let Some(sync) = &mut self.sync else { return };
-        self.next_vote += 1;
-        sync.number = self.next_vote;
+        sync.number = vote.number;
         sync.stage = Stage::Voted;
-        self.vote = Some(synchronize(self.next_vote));
+        self.vote = Some(vote);
+    }
+
+    /// The vote that stands is counted anew.
+    fn rename_vote(&mut self) {
+        let (since, ordinal) = self.votes;
+        if let Some(vote) = &mut self.vote {
+            (vote.since, vote.ordinal) = (since, ordinal);
+            let vote = ToMaster::Vote(*vote);
+            self.tell_master_if_attached(&vote);
+        }
     }
 
     /// Tells the master the offer and the vote, if they stand.
     pub(super) fn repeat_offer(&mut self) {
         let Some(sync) = self.sync.as_ref().filter(|s| matches!(s.stage, Stage::Voted)) else { return };
-        let number = sync.number;
-        let offer = ToMaster::Offer { number, offer: sync.offer.clone() };
+        let Some(vote) = self.vote else { return };
+        let offer = ToMaster::Offer { number: vote.number, offer: sync.offer.clone() };
         self.tell_master(&offer);
-        self.tell_master(&ToMaster::Vote(synchronize(number)));
+        self.tell_master(&ToMaster::Vote(vote));
     }
 
     /// A connection to a master begins: what an earlier one knew must be confirmed.
@@ -274,6 +285,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if let Some(agreed) = agreed {
             self.agreed(agreed);
         }
+        if self.sync.is_some() && self.view.as_ref().is_some_and(|v| v.joined != self.votes.0) {
+            // The newcomers will call it too: to all it is the first since they came.
+            self.count_vote();
+            self.rename_vote();
+        }
         let Some(sync) = &mut self.sync else { return };
         sync.joined |= joined;
         if matches!(sync.stage, Stage::Elected { .. }) {
@@ -314,6 +330,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn nobody_elected(&mut self, number: u32, why: NoCandidate) {
         if let Some(sync) = self.sync.as_ref().filter(|s| s.number == number) {
             self.behind |= !sync.offer.counts;
+            let (since, ordinal) = self.votes;
+            let vote = Vote { kind: VoteKind::Synchronize, number, since, ordinal };
+            self.last_vote = Some((vote, Ending::NobodyElected(why.clone())));
             self.end_sync(Err(SyncFailure::Nobody(why)));
         }
     }
@@ -322,6 +341,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     pub(super) fn sync_vote_ended(&mut self, number: u32, outcome: &VoteOutcome) -> bool {
         let Some(sync) = self.sync.as_ref().filter(|s| s.number == number) else { return false };
         if let (VoteOutcome::Mismatch { waits }, Stage::Voted) = (outcome, &sync.stage) {
+            self.uncount_vote();
             self.end_sync(Err(SyncFailure::Mismatch { waits: waits.clone() }));
         }
         true
@@ -540,9 +560,4 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             self.tell_master_if_attached(&done);
         }
     }
-}
-
-/// The vote with which an offer goes; a synchronization has its own ways to end twice alike.
-fn synchronize(number: u32) -> Vote {
-    Vote { kind: VoteKind::Synchronize, number, since: Epoch::default(), ordinal: 0 }
 }
