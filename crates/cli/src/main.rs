@@ -1,6 +1,6 @@
 //! The program `pccl`: commands, displays, exit codes.
 //!
-//! One module per command; each has its options, a `run`, and what only it needs. What several need: [`processes`]
+//! One module per command; each has its options, a `run`, and what only it needs. What several need: [`supervised`]
 //! (children that cannot be left behind), [`settings`] (where settings come from), [`error`] and [`exit`] (how it ends).
 #![forbid(unsafe_code)]
 
@@ -20,10 +20,10 @@ mod firewall;
 mod master;
 mod output;
 mod peer;
-mod processes;
 mod reload;
 mod settings;
 mod status;
+mod supervised;
 mod top;
 mod up;
 mod verify;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pccl_config::{Config, StoreKind};
+use pccl_launch::{Crew, Happening, Id};
 use pccl_master::{Server, ServerError, ServerOptions, StoreChoice, StoreUrl, send_command};
 use pccl_observe::flight;
 use pccl_proto::message::Command;
@@ -19,10 +20,10 @@ use crate::bench;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
-use crate::processes::{self, Crew, Happening, Id};
 use crate::reload::Reload;
 use crate::settings::{self, ConfigArgs};
 use crate::status;
+use crate::supervised;
 
 /// How long a master that another pccl starts may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,7 +146,9 @@ pub(crate) fn start(
     heartbeat_timeout_ms: u32,
     certificates: Option<&Path>,
 ) -> Result<(Id, SocketAddr), CliError> {
-    let master = crew.spawn("the master", &supervised_args(heartbeat_timeout_ms, certificates))?;
+    let program = supervised::program(supervised_args(heartbeat_timeout_ms, certificates))?;
+    let spawned = crew.spawn("the master", &program);
+    let master = spawned.map_err(|error| supervised::not_started("the master", &error))?;
     let why = match crew.next(PATIENCE) {
         Some(Happening::Line(_, line)) => match serde_json::from_str(&line) {
             Ok(MasterEvent::Listening { addr }) => return Ok((master, addr)),
@@ -166,7 +169,7 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
         return give_order(order);
     }
     let (config, metrics, log) = if args.supervised {
-        processes::die_with_parent();
+        pccl_launch::parent::die_with_parent();
         settings::start_child_log()?;
         (Config::default(), None, None)
     } else {
@@ -186,8 +189,8 @@ pub(crate) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
     let server = Arc::new(Server::start(options).map_err(|error| start_error(&error))?);
     stop_on_signals(Arc::clone(&server), reload)?;
     if args.supervised {
-        processes::say(&MasterEvent::Listening { addr: server.addr() });
-        processes::follow(|_: NoOrder| {});
+        supervised::say(&MasterEvent::Listening { addr: server.addr() });
+        supervised::follow(|_: NoOrder| {});
     } else {
         output::print(&[format!("listening on {}, TCP and UDP", server.addr())]);
     }

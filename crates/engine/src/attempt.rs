@@ -11,9 +11,9 @@ use pccl_deploy::file::{Action, TerraformAction};
 use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::schedule::{Cause, Outcome, Scheduler};
 use pccl_deploy::template::{Renderer, TemplateError};
+use pccl_launch::Control;
 
 use crate::engine::Message;
-use crate::process::Control;
 use crate::runners::terraform::{self, Batch};
 use crate::runners::{self, Context, Site};
 

@@ -13,6 +13,7 @@ use pccl_deploy::journal::{History, Record};
 use pccl_deploy::plan::TaskId;
 use pccl_deploy::progress::Progress;
 use pccl_deploy::schedule::{Command, Counts, Event, Outcome, Scheduler};
+use pccl_launch::Control;
 
 use crate::attempt::{self, Job};
 use crate::clock::Clock;
@@ -20,7 +21,6 @@ use crate::display::Display;
 use crate::failure::DeployError;
 use crate::metrics::Watched;
 use crate::outputs::{Line, Outputs};
-use crate::process::Control;
 use crate::runners::Site;
 use crate::store::Store;
 
@@ -224,7 +224,7 @@ impl Engine {
         match message {
             Message::Process { tasks, pid, log } => {
                 let tasks = tasks.iter().map(|task| self.names[task.index()].clone()).collect();
-                let started = crate::process::started(pid).unwrap_or(0);
+                let started = pccl_launch::identity::started(pid).unwrap_or(0);
                 let output = log.display().to_string();
                 self.records.push(Record::Process { tasks, pid, started, output });
             }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `session` | begins a run, goes on after a crash, tries again what failed |
 //! | `engine` | the loop between the scheduler, the processes and the journal |
-//! | `attempt`, `process`, `runners` | one attempt of a task: its processes, and the tools that it runs |
+//! | `attempt`, `runners` | one attempt of a task, and the tools that it runs; processes are `pccl-launch`'s |
 //! | `store` | the journal: records in order, a lock, a fence |
 //! | `display`, `outputs` | what the operator sees meanwhile |
 //! | `status`, `view`, `watch`, `serve`, `metrics` | what others see of a run, from its journal |
@@ -19,7 +19,6 @@ mod failure;
 mod forecast;
 mod metrics;
 mod outputs;
-mod process;
 mod runners;
 mod serve;
 mod session;

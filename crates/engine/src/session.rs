@@ -23,7 +23,6 @@ use crate::engine::{Engine, Message, Summary};
 use crate::failure::DeployError;
 use crate::metrics;
 use crate::outputs::Outputs;
-use crate::process;
 use crate::runners::{Site, terraform};
 use crate::setup::{self, Choices, Source};
 use crate::store::{JournalUrl, Place, Store, StoredRun};
@@ -317,7 +316,7 @@ fn elsewhere(history: &History, display: &mut Display) {
 fn wait_for_survivors(prefix: &str, display: &mut Display) {
     let mut told = std::collections::BTreeSet::new();
     loop {
-        let left = process::survivors(prefix);
+        let left = pccl_launch::identity::survivors(prefix);
         if left.is_empty() {
             return;
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pccl::{Algorithm, DataType, Quantization, ReduceOp};
+use pccl_launch::{Crew, Happening, Id};
 
 pub(crate) use peer::{PeerArgs, run_peer};
 pub(crate) use tls::security;
@@ -21,7 +22,7 @@ use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::master;
 use crate::output;
-use crate::processes::{Crew, Happening, Id};
+use crate::supervised;
 use pccl_config::{ByteSize, ByteSizes};
 
 /// A busy machine must not end a peer: what is measured here is not the detection of death.
@@ -139,7 +140,7 @@ fn compare_tls(args: &BenchArgs) -> Result<Exit, CliError> {
             }
             let row = TlsRow::new(peers, bytes, without, with)?;
             if args.json {
-                crate::processes::say(&row);
+                supervised::say(&row);
             } else {
                 output::print(&[row.line()]);
             }
@@ -176,7 +177,7 @@ fn check_sizes(args: &BenchArgs) -> Result<(), CliError> {
 /// A program gets each row at once; a person sees that something goes on, and then the table.
 fn show(args: &BenchArgs, row: &Row) {
     if args.json {
-        crate::processes::say(row);
+        supervised::say(row);
     } else if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         eprint!(
             "\r\x1b[K{} peers, {}: {}",
@@ -204,12 +205,16 @@ impl PeerCrew {
     fn start(args: &BenchArgs, peers: u32, certificates: Option<&Path>) -> Result<Self, CliError> {
         // The library has one way today: over TCP.
         let (Transport::Tcp | Transport::Auto) = args.transport;
-        let mut crew = Crew::new()?;
+        let mut crew = supervised::crew()?;
         let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS, certificates)?;
         let mut line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
         line.extend(args.quantize.map(|how| format!("--quantize={how}")));
         line.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
-        let peers = (0..peers).map(|number| crew.spawn(format!("peer {number}"), &line));
+        let program = supervised::program(line)?;
+        let peers = (0..peers).map(|number| {
+            let name = format!("peer {number}");
+            crew.spawn(&name, &program).map_err(|error| supervised::not_started(&name, &error))
+        });
         let peers = peers.collect::<Result<Vec<Id>, CliError>>()?;
         let mut all = Self { crew, peers };
         for _ in 0..all.peers.len() {

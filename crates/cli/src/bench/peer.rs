@@ -17,8 +17,8 @@ use super::pattern::Pattern;
 use super::row::{Sample, median, p99};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::processes;
 use crate::settings;
+use crate::supervised;
 
 /// The op that is measured.
 const TAG: u64 = 1;
@@ -97,10 +97,10 @@ pub(super) enum PeerEvent {
 
 /// Joins, then measures until the orders end, and this process with them.
 pub(crate) fn run_peer(args: &PeerArgs) -> Result<Exit, CliError> {
-    processes::die_with_parent();
+    pccl_launch::parent::die_with_parent();
     settings::start_child_log()?;
     let (sender, orders) = mpsc::channel();
-    processes::follow(move |order: Measure| {
+    supervised::follow(move |order: Measure| {
         let _ = sender.send(order);
     });
     let mut options = Options::new(args.master.to_string()).ports(Ports::Any);
@@ -109,10 +109,10 @@ pub(crate) fn run_peer(args: &PeerArgs) -> Result<Exit, CliError> {
     }
     let comm = Communicator::connect(&options)?;
     gather(&comm, args.peers)?;
-    processes::say(&PeerEvent::Ready);
+    supervised::say(&PeerEvent::Ready);
     let peer = Peer { rank: comm.membership().rank, comm, args };
     for order in orders {
-        processes::say(&PeerEvent::Sample(peer.measure(order)?));
+        supervised::say(&PeerEvent::Sample(peer.measure(order)?));
     }
     Ok(Exit::Success)
 }

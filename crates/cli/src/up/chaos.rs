@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use pccl_proto::ids::Seeded;
 use serde::Serialize;
 
-use crate::processes::Id;
+use pccl_launch::Id;
 
 /// Ops that usually take less than this are struck with a victim that stops before them.
 const SHORT_OP_SECONDS: f64 = 0.03;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use pccl_launch::{Crew, Happening, Id};
 use pccl_master::query_status;
 use rustix::process::Signal;
 
@@ -14,7 +15,7 @@ use super::ledger::Ledger;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::master;
-use crate::processes::{Crew, Happening, Id};
+use crate::supervised;
 use crate::worker::{self, Order, WorkerEvent};
 
 /// How long nothing at all may happen, besides what the liveness of the run needs.
@@ -71,7 +72,7 @@ impl Fleet {
     pub(super) fn start(args: &UpArgs, display: Box<dyn Display>) -> Result<Self, CliError> {
         // Read here first: one clear error, not one of each worker.
         let model = args.model.source().model()?;
-        let mut crew = Crew::new()?;
+        let mut crew = supervised::crew()?;
         let (master, master_addr) = master::start(&mut crew, args.heartbeat_timeout_ms, None)?;
         let mut fleet = Self {
             crew,
@@ -105,7 +106,9 @@ impl Fleet {
             worker::supervised_args(self.master_addr, self.args.workers, self.granted, &self.args.model);
         let is_late = self.ledger.newest() > 0;
         let number = self.hands.len();
-        let id = self.crew.spawn(format!("worker {number}"), &args)?;
+        let name = format!("worker {number}");
+        let spawned = self.crew.spawn(&name, &supervised::program(args)?);
+        let id = spawned.map_err(|error| supervised::not_started(&name, &error))?;
         let state = State::Coming;
         self.hands.insert(id, Hand { state, entered: 0, reduced: 0, done: 0, is_late });
         Ok(id)

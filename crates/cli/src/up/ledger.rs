@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::processes::Id;
 use crate::worker::RoundReport;
+use pccl_launch::Id;
 
 /// All rounds so far.
 #[derive(Debug, Default)]

@@ -27,9 +27,9 @@ pub(crate) use report::{RoundReport, WorkerEvent, recoveries};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::peer::{self, PeerArgs};
-use crate::processes;
 use crate::reload::Reload;
 use crate::settings;
+use crate::supervised;
 use pace::Pace;
 use pccl_config::ByteSize;
 use report::Audience;
@@ -144,7 +144,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         return leave::run(args);
     }
     let (config, metrics, log) = if args.supervised {
-        processes::die_with_parent();
+        pccl_launch::parent::die_with_parent();
         settings::start_child_log()?;
         (Config::default(), None, None)
     } else {
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
         leave_on_signals(&pace, &demand, reload)?;
     } else {
         let pace = pace.clone();
-        processes::follow(move |order: Order| pace.obey(order));
+        supervised::follow(move |order: Order| pace.obey(order));
     }
     let mut options = peer::options(&args.peer, &config, security.as_ref())?;
     if args.supervised {

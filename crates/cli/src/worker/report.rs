@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::output;
-use crate::processes;
+use crate::supervised;
 use pccl_observe::table::seconds;
 
 /// One thing that a worker says.
@@ -97,7 +97,7 @@ impl Audience {
     /// Says it.
     pub(crate) fn tell(self, event: &WorkerEvent) {
         match self {
-            Self::Program => processes::say(event),
+            Self::Program => supervised::say(event),
             Self::Person => {
                 if let Some(line) = line(event) {
                     output::print(&[line]);

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use pccl_deploy::classify::classify;
 use pccl_deploy::file::{Action, CommandAction, EnvValue, HelmAction, PcclAction, Time};
 use pccl_deploy::schedule::Cause;
-
-use crate::process::{self, Control, Finished, Program, SpawnError};
+use pccl_launch::{Control, Finished, Program, StartError, run as process};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
@@ -25,6 +24,13 @@ pub(crate) struct Site {
     pub(crate) secrets: BTreeMap<String, String>,
     /// Folders where `terraform init` has run in this session.
     pub(crate) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
+}
+
+impl Site {
+    /// The working directory of an action.
+    fn dir(&self, dir: Option<&String>) -> PathBuf {
+        dir.map_or_else(|| self.base.clone(), |dir| self.base.join(dir))
+    }
 }
 
 /// Where one attempt runs.
@@ -101,14 +107,12 @@ impl Context<'_> {
         dir: Option<&String>,
         env: &BTreeMap<String, EnvValue>,
     ) -> Result<Program, Cause> {
-        let dir = dir.map_or_else(|| self.site.base.clone(), |dir| self.site.base.join(dir));
-        Ok(Program {
-            line,
-            dir,
-            env: self.values(env)?,
-            without: self.secret_variables(),
-            ..Program::default()
-        })
+        self.surrounded(Program { line, dir: self.site.dir(dir), ..Program::default() }, env)
+    }
+
+    /// The same program with the environment of an action.
+    fn surrounded(&self, program: Program, env: &BTreeMap<String, EnvValue>) -> Result<Program, Cause> {
+        Ok(Program { env: self.values(env)?, without: self.secret_variables(), ..program })
     }
 
     /// Variables that this process was given secrets in: a task gets those that it asks for, by the names it gives them.
@@ -132,31 +136,23 @@ impl Context<'_> {
     }
 }
 
-fn cause(error: SpawnError) -> Cause {
+fn cause(error: StartError) -> Cause {
     match error {
-        SpawnError::NotFound(what) => Cause::Impossible { what },
-        SpawnError::System(what) => Cause::Server { what },
+        StartError::NotFound(what) => Cause::Impossible { what },
+        other => Cause::Server { what: other.to_string() },
     }
 }
 
 fn command(action: &CommandAction, context: &Context<'_>) -> Result<(), Cause> {
-    let mut line = action.run.clone();
-    // A path with a slash is relative to where the program runs, as in a shell.
-    if let Some(program) = line.first_mut().filter(|p| p.contains('/') && !p.starts_with('/')) {
-        let dir =
-            action.dir.as_ref().map_or_else(|| context.site.base.clone(), |d| context.site.base.join(d));
-        *program = dir.join(&*program).to_string_lossy().into_owned();
-    }
-    let program = context.program(line, action.dir.as_ref(), &action.env)?;
+    let program = Program::of_line(action.run.clone(), context.site.dir(action.dir.as_ref()));
+    let program = context.surrounded(program, &action.env)?;
     repeat(action.within, action.every, context, || context.execute(&program).map(drop))
 }
 
 fn pccl(action: &PcclAction, context: &Context<'_>) -> Result<(), Cause> {
-    let program = std::env::current_exe()
-        .map_err(|e| Cause::Impossible { what: format!("failed to find this program: {e}") })?;
-    let mut line = vec![program.to_string_lossy().into_owned()];
-    line.extend(action.args.iter().cloned());
-    let program = context.program(line, action.dir.as_ref(), &action.env)?;
+    let dir = context.site.dir(action.dir.as_ref());
+    let program = Program { dir, ..Program::ourselves(action.args.iter().cloned()).map_err(cause)? };
+    let program = context.surrounded(program, &action.env)?;
     repeat(action.within, action.every, context, || context.execute(&program).map(drop))
 }
 

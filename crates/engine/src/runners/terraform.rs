@@ -17,7 +17,7 @@ use pccl_deploy::schedule::Cause;
 use serde_json::Value;
 
 use super::Context;
-use crate::process::{self, Finished};
+use pccl_launch::{Finished, Program, run as process};
 
 /// Pause between two looks at the events of a running Terraform.
 const LOOK: Duration = Duration::from_millis(10);
@@ -93,11 +93,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn program(
-    action: &TerraformAction,
-    line: Vec<String>,
-    context: &Context<'_>,
-) -> Result<process::Program, Cause> {
+fn program(action: &TerraformAction, line: Vec<String>, context: &Context<'_>) -> Result<Program, Cause> {
     let mut program = context.program(line, Some(&action.dir), &action.env)?;
     program.stops_by_interrupt = true;
     program.env.insert("TF_IN_AUTOMATION".to_owned(), "1".to_owned());

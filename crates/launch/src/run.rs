@@ -1,67 +1,57 @@
-//! One attempt's process: a group of its own, output in a file, stopped gracefully and then hard.
+//! Programs that are waited for: output in a file, stopped gracefully and then hard.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-/// Marks every process of an attempt in its environment, so that a later session finds those that still run.
-pub(crate) const MARK: &str = "PCCL_DEPLOY_ATTEMPT";
+use crate::identity::MARK;
+use crate::output;
+use crate::program::{Program, StartError};
 
-/// Bytes at the end of an output that are read to find out why an attempt failed.
-const TAIL: u64 = 64 * 1024;
-
-/// A program to run.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Program {
-    pub(crate) line: Vec<String>,
-    pub(crate) dir: PathBuf,
-    pub(crate) env: BTreeMap<String, String>,
-    /// Variables of ours that it does not get.
-    pub(crate) without: Vec<OsString>,
-    /// Written to its standard input.
-    pub(crate) input: Option<String>,
-    /// Asked to stop by SIGINT instead of SIGTERM.
-    pub(crate) stops_by_interrupt: bool,
-}
-
-/// How the engine reaches a running attempt.
+/// How a program that runs is reached from another thread.
 #[derive(Debug, Default)]
-pub(crate) struct Control {
+pub struct Control {
     group: Mutex<Option<(Pid, bool)>>,
     stopped: AtomicBool,
     timed_out: AtomicBool,
+    hurries: AtomicBool,
 }
 
 impl Control {
     /// Asks the processes to end, or ends them.
-    pub(crate) fn stop(&self, hard: bool) {
+    pub fn stop(&self, hard: bool) {
         self.stopped.store(true, Ordering::SeqCst);
         self.signal(hard);
     }
 
-    /// The attempt has run too long.
-    pub(crate) fn time_out(&self, hard: bool) {
+    /// It has run too long: asks the processes to end, or ends them.
+    pub fn time_out(&self, hard: bool) {
         self.timed_out.store(true, Ordering::SeqCst);
         self.signal(hard);
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
+    /// Whether somebody has asked for an end.
+    pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn is_timed_out(&self) -> bool {
+    /// Whether it has run too long.
+    pub fn is_timed_out(&self) -> bool {
         self.timed_out.load(Ordering::SeqCst)
     }
 
+    /// Whether the time of grace is over.
+    pub fn hurries(&self) -> bool {
+        self.hurries.load(Ordering::SeqCst)
+    }
+
     fn signal(&self, hard: bool) {
+        self.hurries.fetch_or(hard, Ordering::SeqCst);
         let group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((pid, by_interrupt)) = *group {
             let signal = match (hard, by_interrupt) {
@@ -79,58 +69,30 @@ impl Control {
     }
 }
 
-/// Why a program did not run to its end.
-#[derive(Debug)]
-pub(crate) enum SpawnError {
-    /// There is no such program, or it may not be run.
-    NotFound(String),
-    /// The system refused.
-    System(String),
-}
-
 /// A process that runs.
 #[derive(Debug)]
-pub(crate) struct Running<'a> {
+pub struct Running<'a> {
     child: Child,
     control: &'a Control,
     log: PathBuf,
     begins_at: u64,
 }
 
-/// Starts a program with its output appended to `log`.
-pub(crate) fn start<'a>(
+/// Starts a program with its output appended to `log` and `mark` in its environment.
+pub fn start<'a>(
     program: &Program,
     mark: &str,
     log: &Path,
     control: &'a Control,
-) -> Result<Running<'a>, SpawnError> {
-    let system = |e: io::Error| SpawnError::System(format!("{}: {e}", log.display()));
-    let out = OpenOptions::new().create(true).append(true).open(log).map_err(system)?;
-    let begins_at = out.metadata().map_err(system)?.len();
-    let Some((name, arguments)) = program.line.split_first() else {
-        return Err(SpawnError::NotFound("the program's name is empty".to_owned()));
-    };
-    let mut command = Command::new(name);
-    for variable in &program.without {
-        command.env_remove(variable);
-    }
+) -> Result<Running<'a>, StartError> {
+    let (out, begins_at) = output::append(log)?;
+    let mut command = program.command()?;
     command
-        .args(arguments)
-        .current_dir(&program.dir)
-        .envs(&program.env)
         .env(MARK, mark)
         .stdin(if program.input.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(out.try_clone().map_err(system)?)
-        .stderr(out)
-        .process_group(0);
-    let mut child = command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if !program.dir.is_dir() => {
-            SpawnError::NotFound(format!("there is no folder {}", program.dir.display()))
-        }
-        io::ErrorKind::NotFound => SpawnError::NotFound(format!("there is no program `{name}` on PATH")),
-        io::ErrorKind::PermissionDenied => SpawnError::NotFound(format!("`{name}` may not be run: {error}")),
-        _ => SpawnError::System(format!("failed to start `{name}`: {error}")),
-    })?;
+        .stdout(out.try_clone().map_err(|e| StartError::System(format!("{}: {e}", log.display())))?)
+        .stderr(out);
+    let mut child = program.spawn(&mut command)?;
     control.set(Some((Pid::from_child(&child), program.stops_by_interrupt)));
     // A stop that came before the process was there.
     if control.is_stopped() || control.is_timed_out() {
@@ -144,12 +106,13 @@ pub(crate) fn start<'a>(
 }
 
 impl Running<'_> {
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its number, which is also its group's.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for its end. Meanwhile `Control` can stop it.
-    pub(crate) fn wait(mut self) -> io::Result<Finished> {
+    pub fn wait(mut self) -> io::Result<Finished> {
         // Left unreaped until the control forgets it: so its id cannot be another's when a signal is sent.
         let id = WaitId::Pid(Pid::from_child(&self.child));
         while let Err(error) = waitid(id.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
@@ -167,7 +130,7 @@ impl Running<'_> {
     }
 
     /// Whether it still runs; for programs whose output is read while they run.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         let id = WaitId::Pid(Pid::from_child(&self.child));
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         !matches!(waitid(id, options), Ok(None))
@@ -176,80 +139,44 @@ impl Running<'_> {
 
 /// A process that has ended.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub struct Finished {
     status: ExitStatus,
     log: PathBuf,
     begins_at: u64,
 }
 
 impl Finished {
-    pub(crate) fn success(&self) -> bool {
+    /// Whether it says that all is well.
+    pub fn success(&self) -> bool {
         self.status.success()
     }
 
     /// Exit status or signal, in words.
-    pub(crate) fn how(&self) -> String {
-        match (self.status.code(), self.status.signal()) {
-            (Some(code), _) => format!("exit status {code}"),
-            (None, Some(signal)) => format!("killed by signal {signal}"),
-            _ => "ended".to_owned(),
-        }
+    pub fn how(&self) -> String {
+        in_words(self.status)
     }
 
     /// The end of its output.
-    pub(crate) fn tail(&self) -> String {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(&self.log)?;
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(self.begins_at.max(end.saturating_sub(TAIL))))?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    pub fn tail(&self) -> String {
+        output::tail(&self.log, self.begins_at)
     }
 }
 
-/// When a process started, as the kernel counts.
-pub(crate) fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may contain anything; behind it the start time is the 20th field.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let state = rest.split_whitespace().next()?;
-    if state == "Z" {
-        return None;
+/// Exit status or signal, in words.
+pub(crate) fn in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        _ => "ended".to_owned(),
     }
-    rest.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// Marks of attempts whose processes still run, with their process ids.
-pub(crate) fn survivors(prefix: &str) -> BTreeMap<String, Vec<u32>> {
-    let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
-    for entry in processes.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == std::process::id() || started(pid).is_none() {
-            continue;
-        }
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
-        for variable in environment.split(|byte| *byte == 0) {
-            let text = String::from_utf8_lossy(variable);
-            let mark = text.strip_prefix(MARK).and_then(|rest| rest.strip_prefix('='));
-            if let Some(mark) = mark.filter(|mark| mark.starts_with(prefix)) {
-                found.entry(mark.to_owned()).or_default().push(pid);
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{fs, thread};
 
     use super::*;
+    use crate::identity::{started, survivors};
 
     fn shell(script: &str, dir: &Path) -> Program {
         let line = ["sh", "-c", script].map(str::to_owned).into();
@@ -301,7 +228,7 @@ mod tests {
         let program =
             Program { line: vec!["no-such-program".into()], dir: folder.path().into(), ..Program::default() };
         match start(&program, "m", &folder.path().join("log"), &Control::default()) {
-            Err(SpawnError::NotFound(why)) => assert!(why.contains("`no-such-program` on PATH"), "{why}"),
+            Err(StartError::NotFound(why)) => assert!(why.contains("`no-such-program` on PATH"), "{why}"),
             other => panic!("{other:?}"),
         }
     }

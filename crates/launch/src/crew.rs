@@ -1,23 +1,27 @@
-//! The parent's side: children that are started, told, heard, struck, and never left behind.
+//! Attached children: started, told, heard, struck, and never left behind.
+//!
+//! A parent writes orders to a child's standard input and reads its standard output, both as lines of JSON. Nothing
+//! outlives the parent: it kills what is left when it ends; if it cannot, the kernel kills its children
+//! ([`die_with_parent`](crate::parent::die_with_parent)), and where the kernel does not do that, they end when their
+//! standard input does.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pccl_config::{Key, schema};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::CliError;
+use crate::program::{Program, StartError};
+use crate::stop;
 
 /// Names a child: its place in the order in which the crew started them.
-pub(crate) type Id = usize;
+pub type Id = usize;
 
 /// Lines of standard error that are kept of each child.
 const COMPLAINT_LINES: usize = 12;
@@ -26,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// What the parent hears.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub enum Happening {
     /// A child printed a line.
     Line(Id, String),
     /// A child has ended, after all its lines.
@@ -52,7 +56,7 @@ struct Member {
 }
 
 /// The children of this process. Dropping it ends them all.
-pub(crate) struct Crew {
+pub struct Crew {
     members: Vec<Member>,
     sender: Sender<Event>,
     events: Receiver<Event>,
@@ -61,44 +65,30 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Nobody yet. From here on Ctrl-C, SIGTERM and SIGHUP are heard by [`Crew::next`].
-    pub(crate) fn new() -> Result<Self, CliError> {
+    /// Nobody yet. From here on Ctrl-C, SIGTERM and SIGHUP are heard by [`Crew::next`]. With `forward`, what children
+    /// write on standard error goes to ours, behind their names.
+    ///
+    /// # Errors
+    /// The system does not let us watch for signals.
+    pub fn new(forward: bool) -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-            .map_err(|error| CliError::system("watch for signals", &error))?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let watcher = sender.clone();
         thread::spawn(move || {
             for _ in signals.forever() {
                 let _ = watcher.send(Event::Signal);
             }
         });
-        Ok(Self {
-            members: Vec::new(),
-            sender,
-            events,
-            forward: std::env::var_os(pccl_observe::LEVEL_VARIABLE).is_some_and(|level| !level.is_empty()),
-        })
+        Ok(Self { members: Vec::new(), sender, events, forward })
     }
 
-    /// Starts this program with `args`. Only the main thread may do it: the kernel takes the end of the thread that
-    /// started a child for the end of its parent.
-    pub(crate) fn spawn(&mut self, name: impl Into<String>, args: &[String]) -> Result<Id, CliError> {
+    /// Starts a program. Only a thread that lives as long as this process may do it: the kernel takes the end of the
+    /// thread that started a child for the end of its parent.
+    pub fn spawn(&mut self, name: impl Into<String>, program: &Program) -> Result<Id, StartError> {
         let name = name.into();
-        let fail = |error: io::Error| CliError::system(&format!("start {name}"), &error);
-        let program = std::env::current_exe().map_err(fail)?;
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A Ctrl-C at the terminal is for the parent, which ends its children in order.
-            .process_group(0);
-        // They are told all they need; secrets of another fleet are not among it.
-        for variable in schema().iter().filter(|key| key.is_secret()).flat_map(Key::variables) {
-            command.env_remove(variable);
-        }
-        let mut process = command.spawn().map_err(fail)?;
+        let mut command = program.command()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = program.spawn(&mut command)?;
         let id = self.members.len();
         let sender = self.sender.clone();
         if let Some(pipe) = process.stdout.take() {
@@ -120,7 +110,7 @@ impl Crew {
     }
 
     /// The next thing that happens, unless nothing does for `timeout`.
-    pub(crate) fn next(&mut self, timeout: Duration) -> Option<Happening> {
+    pub fn next(&mut self, timeout: Duration) -> Option<Happening> {
         let event = match self.events.recv_timeout(timeout) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
@@ -133,7 +123,7 @@ impl Crew {
     }
 
     /// Gives a child an order. One that has ended hears nothing, which is no error.
-    pub(crate) fn tell(&mut self, id: Id, order: &impl Serialize) {
+    pub fn tell(&mut self, id: Id, order: &impl Serialize) {
         let Ok(line) = serde_json::to_string(order) else {
             return;
         };
@@ -143,22 +133,22 @@ impl Crew {
     }
 
     /// `kill -9`, `kill -STOP` or `kill -CONT`.
-    pub(crate) fn signal(&self, id: Id, signal: Signal) {
+    pub fn signal(&self, id: Id, signal: Signal) {
         self.members[id].signal(signal);
     }
 
     /// A child's process number.
-    pub(crate) fn pid(&self, id: Id) -> u32 {
+    pub fn pid(&self, id: Id) -> u32 {
         self.members[id].process.id()
     }
 
     /// A child's name.
-    pub(crate) fn name(&self, id: Id) -> &str {
+    pub fn name(&self, id: Id) -> &str {
         &self.members[id].name
     }
 
     /// The last lines that a child wrote on standard error; complete once it has ended.
-    pub(crate) fn complaint(&self, id: Id) -> String {
+    pub fn complaint(&self, id: Id) -> String {
         let lines: Vec<&str> = self.members[id].complaint.iter().map(String::as_str).collect();
         lines.join("\n")
     }
@@ -178,17 +168,11 @@ impl Member {
             return status;
         }
         self.orders = None;
-        let until = Instant::now() + GRACE;
-        let status = loop {
-            match self.process.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
-                Ok(None) | Err(_) => {
-                    let _ = self.process.kill();
-                    break self.process.wait().unwrap_or_default();
-                }
-            }
-        };
+        // Whoever cannot be waited for has ended.
+        if !stop::within(GRACE, || !matches!(self.process.try_wait(), Ok(None)), || false) {
+            let _ = self.process.kill();
+        }
+        let status = self.process.wait().unwrap_or_default();
         self.ended = Some(status);
         if let Some(Ok(lines)) = self.errors.take().map(JoinHandle::join) {
             self.complaint = lines;
@@ -204,13 +188,12 @@ impl Drop for Crew {
             member.orders = None;
             member.signal(Signal::CONT);
         }
-        let until = Instant::now() + GRACE;
-        while Instant::now() < until {
+        let all_over = || {
             left.retain_mut(|member| !matches!(member.process.try_wait(), Ok(Some(_))));
-            if left.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
+            left.is_empty()
+        };
+        if stop::within(GRACE, all_over, || false) {
+            return;
         }
         for member in left {
             let _ = member.process.kill();
