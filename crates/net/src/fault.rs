@@ -22,7 +22,8 @@ mod points {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Mutex, OnceLock, PoisonError};
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use signal_hook::consts::{SIGKILL, SIGSTOP};
+    use signal_hook::low_level::raise;
 
     struct Armed {
         point: String,
@@ -63,13 +64,13 @@ mod points {
         let Some(Armed { action, .. }) = guard.take() else { return };
         drop(guard);
         let signal = match action.as_str() {
-            "kill" => Signal::KILL,
-            "stop" => Signal::STOP,
+            "kill" => SIGKILL,
+            "stop" => SIGSTOP,
             _ => return CUT.store(true, Ordering::Relaxed),
         };
-        // Another thread may be the one that takes the signal: this one does nothing more until it has.
-        if kill_process(getpid(), signal).is_ok() {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        // To this thread: a signal to the process may be taken by another one, while this one goes on.
+        if let Err(error) = raise(signal) {
+            eprintln!("error: failed to strike at `{point}`: {error}");
         }
     }
 

@@ -20,12 +20,13 @@ const PART_BYTES: usize = 8 << 20;
 const SPREAD: Duration = Duration::from_secs(20);
 /// But not slower than this.
 const SLOWEST_BYTES_PER_S: u64 = 8 << 20;
-/// A writer that has written nothing for so long is not waited for.
-const STALLED: Duration = Duration::from_secs(10);
+/// A writer that has written nothing for so long is not waited for. Also on a host whose cores are all taken.
+const STALLED: Duration = Duration::from_secs(20);
 /// Between two looks whether somebody waits.
 const LOOK: Duration = Duration::from_millis(20);
-/// The lowest priority: the thread takes what the training leaves over.
-const NICE: i32 = 19;
+/// A tenth of the share of a thread of the training: pauses leave it most of the time, and where it takes all cores a
+/// checkpoint still comes to its end (at the lowest priority, a hundredth, it may not).
+const NICE: i32 = 10;
 
 /// A shard to be written.
 pub(super) struct Job {
