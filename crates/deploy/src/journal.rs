@@ -94,7 +94,7 @@ pub enum Record {
         /// Counts from 1.
         wave: u32,
     },
-    /// The operator wants failed tasks to be run again.
+    /// Tasks are run again: those that failed, if the operator wants it, and services that have ended.
     Retry {
         /// When.
         at_ms: u64,
@@ -167,6 +167,8 @@ impl TaskHistory {
             None => Standing::New,
             Some(last) => match &last.outcome {
                 None => Standing::InFlight(last),
+                // The operator's `retry` also names services that have ended since.
+                Some(Outcome::Success) if self.counted_from >= self.attempts.len() => Standing::Tried,
                 Some(Outcome::Success) => Standing::Done,
                 Some(Outcome::Failed(Cause::Stopped)) => Standing::Tried,
                 Some(Outcome::Failed(_)) if last.again || self.counted_from >= self.attempts.len() => {

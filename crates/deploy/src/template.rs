@@ -7,7 +7,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value as Jinja, context};
 use serde_json::Value;
 
-use crate::file::{Action, Deployment, Generated, Item, List, TARGETS, Target};
+use crate::file::{Action, Count, Deployment, Generated, Item, List, TARGETS, Target};
 
 /// Why a template cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ fn generate(
 ) -> Result<Vec<Item>, TemplateError> {
     let mut items = Vec::new();
     for target in &deployment.targets {
-        for local in 1..=rule.per_target {
+        for local in 1..=count(environment, deployment, target, &rule.per_target)? {
             let values = context! {
                 target => jinja(target), vars => jinja(&deployment.vars), index => items.len() + 1, local_index => local,
             };
@@ -157,6 +157,23 @@ fn generate(
         }
     }
     Ok(items)
+}
+
+/// How many entries a target has.
+fn count(
+    environment: &Environment<'_>,
+    deployment: &Deployment,
+    target: &Target,
+    count: &Count,
+) -> Result<u32, TemplateError> {
+    let template = match count {
+        Count::Number(count) => return Ok(*count),
+        Count::Template(template) => template,
+    };
+    let fail = |reason: String| TemplateError { path: "per_target".to_owned(), reason };
+    let values = context! { target => jinja(target), vars => jinja(&deployment.vars) };
+    let text = render(environment, template, &values).map_err(fail)?;
+    text.trim().parse().map_err(|_| fail(format!("{} is no number of entries", crate::error::shown(&text))))
 }
 
 impl Renderer {

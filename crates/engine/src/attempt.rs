@@ -243,8 +243,15 @@ fn one(
     sender: &Sender<Message>,
 ) -> Result<(), Cause> {
     with_context(&single.paper, tasks, site, control, sender, |context| {
-        runners::run(single.action.as_ref().map_err(impossible)?, context)?;
-        verify(single.verify.as_ref(), context)
+        let check = |context: &Context<'_>| verify(single.verify.as_ref(), context);
+        match single.action.as_ref().map_err(impossible)? {
+            // What must be true afterwards is when it is ready.
+            Action::Service(service) => runners::service::run(service, context, &check),
+            action => {
+                runners::run(action, context)?;
+                check(context)
+            }
+        }
     })
 }
 
@@ -275,6 +282,7 @@ fn with_context<T>(
     };
     body(&Context {
         site,
+        task: &paper.name,
         control,
         log: &paper.log,
         mark: &paper.mark,
@@ -328,6 +336,10 @@ pub(crate) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), 
         parallelism: None,
     };
     Some(with_context(&paper, &[], site, &control, &sender, |context| {
+        // Somebody else may answer in the place of a service that has ended.
+        if matches!(&single.action, Ok(action) if action.service().is_some()) {
+            runners::service::must_run(context)?;
+        }
         verify(single.verify.as_ref(), context)
     }))
 }

@@ -25,7 +25,7 @@ use crate::runners::Site;
 use crate::store::Store;
 
 /// Time between asking processes to end and ending them.
-const GRACE: Duration = Duration::from_secs(15);
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
 /// The display is refreshed this often.
 const REFRESH: Duration = Duration::from_millis(200);
 /// How often a session says how far it is to those who watch from elsewhere.

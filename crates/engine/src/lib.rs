@@ -36,7 +36,7 @@ pub use engine::Summary;
 pub use failure::DeployError;
 pub use forecast::Outlook;
 pub use serve::serve;
-pub use session::{Again, Manner, begin, go_on};
+pub use session::{Again, Manner, begin, go_back, go_on, last_vars};
 pub use setup::{Choices, Source, undoing};
 pub use store::{JournalUrl, Live, Place, Store, StoredRun};
 pub use view::{Follower, RunState, RunView};

@@ -13,13 +13,14 @@ use pccl_deploy::file::{Action, OnUnknown};
 use pccl_deploy::journal::{AttemptHistory, History, Record, Standing};
 use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::schedule::{Cause, Outcome, Prior, Scheduler, Skip};
+use pccl_launch::{Keeper, StopError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::attempt::{self, Workshop};
 use crate::clock::{Clock, now_ms};
 use crate::display::Display;
-use crate::engine::{Engine, Message, Summary};
+use crate::engine::{self, Engine, Message, Summary};
 use crate::failure::DeployError;
 use crate::metrics;
 use crate::outputs::Outputs;
@@ -52,14 +53,41 @@ pub struct Manner {
 
 /// `pccl deploy run`.
 pub fn begin(source: &Source, choices: &Choices, manner: &Manner) -> Result<(Summary, i64), DeployError> {
-    let plan = choices.plan(source.deployment()?)?;
+    run(source, choices, manner, false)
+}
+
+/// `pccl deploy down`: the way back of a file, which is `source` already.
+pub fn go_back(source: &Source, choices: &Choices, manner: &Manner) -> Result<(Summary, i64), DeployError> {
+    let is_whole = choices.only.is_empty() && choices.skip.is_empty() && choices.from.is_none();
+    run(source, choices, manner, is_whole)
+}
+
+/// The variables that the newest run was begun with: what it did is undone with the same ones.
+pub fn last_vars(source: &Source, manner: &Manner) -> Result<Vec<(String, String)>, DeployError> {
+    let name = source.deployment()?.name;
+    let place = Place::of(source, &name, manner.state.as_deref(), manner.journal.as_ref());
+    match Store::look(&place) {
+        Ok(mut store) => Ok(store.load(None)?.map(|run| run.choices.vars).unwrap_or_default()),
+        Err(DeployError::NoRun { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn run(
+    source: &Source,
+    choices: &Choices,
+    manner: &Manner,
+    clears: bool,
+) -> Result<(Summary, i64), DeployError> {
+    let plan = choices.plan(source)?;
     let secrets = setup::secrets(&plan)?;
     let place = Place::of(source, &plan.deployment.name, manner.state.as_deref(), manner.journal.as_ref());
     let metrics = manner.metrics.as_ref().map(Listener::bind).transpose()?;
     let mut store = Store::open(&place, manner.durable)?;
     let fence = store.lock(&operator(), now_ms())?;
     let run = store.create(&source.path.display().to_string(), &source.text, choices, now_ms())?;
-    let session = Session { plan, secrets, base: source.base(), run, fence, history: History::default() };
+    let session =
+        Session { plan, secrets, base: source.base(), run, fence, history: History::default(), clears };
     session.go(store, Vec::new(), manner, metrics).map(|summary| (summary, run))
 }
 
@@ -91,19 +119,23 @@ pub fn go_on(
     // As it was when the run began: a file that has changed since is for the next run. Its paths are those of whoever
     // goes on with it, who may be on another host.
     let stored = Source { path: source.path.clone(), text };
-    let plan = choices.plan(stored.deployment()?)?;
+    let plan = choices.plan(&stored)?;
     let secrets = setup::secrets(&plan)?;
     let mut display = Display::new(manner.json, manner.quiet);
     let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display);
     for record in &first {
         history.apply(record);
     }
+    let mut tasks = ended_services(&plan, &history, &store, &mut display)?;
     if matches!(again, Again::Retry) {
-        let retry = Record::Retry { at_ms: now_ms(), tasks: failed(&plan, &history, only) };
+        tasks.extend(failed(&plan, &history, only));
+    }
+    if !tasks.is_empty() || matches!(again, Again::Retry) {
+        let retry = Record::Retry { at_ms: now_ms(), tasks };
         history.apply(&retry);
         first.push(retry);
     }
-    let session = Session { plan, secrets, base: stored.base(), run: id, fence, history };
+    let session = Session { plan, secrets, base: stored.base(), run: id, fence, history, clears: false };
     session.go(store, first, manner, metrics).map(|summary| (summary, id))
 }
 
@@ -124,6 +156,27 @@ fn failed(plan: &Plan, history: &History, only: &[String]) -> Vec<String> {
     plan.ids().filter(wanted).map(|id| plan.name(id)).filter(is_failed).collect()
 }
 
+/// Names of the tasks that were done when their service was ready, which does not run any more.
+fn ended_services(
+    plan: &Plan,
+    history: &History,
+    store: &Store,
+    display: &mut Display,
+) -> Result<Vec<String>, DeployError> {
+    let services = store.services();
+    let mut ended = Vec::new();
+    for id in plan.ids().filter(|id| !plan.task(*id).left_out && plan.phase_of(*id).run.service().is_some()) {
+        let name = plan.name(id);
+        let is_done = history.tasks.get(&name).is_some_and(|task| task.standing() == Standing::Done);
+        let fail = |e: StopError| DeployError::System(e.to_string());
+        if is_done && services.find(&name).map_err(fail)?.is_none() {
+            display.note(&format!("the service of {name} has ended: it is started again"));
+            ended.push(name);
+        }
+    }
+    Ok(ended)
+}
+
 struct Session {
     plan: Plan,
     secrets: BTreeMap<String, String>,
@@ -131,6 +184,8 @@ struct Session {
     run: i64,
     fence: u64,
     history: History,
+    /// Nothing of the deployment is to be left at its end.
+    clears: bool,
 }
 
 impl Session {
@@ -141,7 +196,7 @@ impl Session {
         manner: &Manner,
         metrics: Option<Listener>,
     ) -> Result<Summary, DeployError> {
-        let Self { plan, secrets, base, run, fence, history } = self;
+        let Self { plan, secrets, base, run, fence, history, clears } = self;
         let name = plan.deployment.name.clone();
         let logs = store.logs(run);
         std::fs::create_dir_all(&logs).map_err(|e| DeployError::system("make", &logs, &e))?;
@@ -156,7 +211,9 @@ impl Session {
         let scheduler = Scheduler::new(plan, options, &prior, clock.now());
         let (sender, receiver) = channel();
         let _signals = listen(sender.clone())?;
-        let site = Arc::new(Site { base, secrets, initialized: Mutex::default() });
+        let services = store.services();
+        let site =
+            Arc::new(Site { base, secrets, services: services.clone(), initialized: Mutex::default() });
         // The beginning of a session closes what earlier ones skipped, so it stands first.
         first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence });
         let shared = metrics
@@ -170,8 +227,22 @@ impl Session {
         if let Ok(tools) = tools.join() {
             store.append(run, &[Record::Tools { tools }])?;
         }
+        if clears && !summary.stopped && summary.counts.failed + summary.counts.skipped == 0 {
+            clear(&services, &mut Display::new(manner.json, manner.quiet))?;
+        }
         Ok(summary)
     }
+}
+
+/// Stops what earlier runs have started and this one does not name: the file, or its variables, have changed since.
+fn clear(services: &Keeper, display: &mut Display) -> Result<(), DeployError> {
+    let fail = |e: StopError| DeployError::System(e.to_string());
+    for name in services.names().map_err(fail)? {
+        if services.stop(&name, engine::GRACE, || false).map_err(fail)? {
+            display.note(&format!("stopped the service of {name}, which was left over"));
+        }
+    }
+    Ok(())
 }
 
 /// What the scheduler has to know about earlier sessions.
@@ -216,7 +287,8 @@ fn reconcile(
         })
         .collect();
     let logs = store.logs(run);
-    let site = Site { base: base.to_owned(), secrets: secrets.clone(), initialized: Mutex::default() };
+    let (base, secrets, services) = (base.to_owned(), secrets.clone(), store.services());
+    let site = Site { base, secrets, services, initialized: Mutex::default() };
     let workshop = Workshop::new(plan, logs.clone(), store.mark(run));
     let scheduler = Scheduler::new(plan.clone(), Choices::options(plan, 1), &BTreeMap::new(), Duration::ZERO);
     let mut records = Vec::new();
@@ -276,9 +348,14 @@ fn decide(
         }
         // A check says that it is not done; the others converge: running them again changes nothing that is there.
         (Some(Err(_)), _)
-        | (None, Action::Terraform(_) | Action::Kubectl(_) | Action::Helm(_) | Action::Prometheus(_)) => {
-            (Outcome::Failed(Cause::Unknown), true)
-        }
+        | (
+            None,
+            Action::Terraform(_)
+            | Action::Kubectl(_)
+            | Action::Helm(_)
+            | Action::Prometheus(_)
+            | Action::Service(_),
+        ) => (Outcome::Failed(Cause::Unknown), true),
         (None, _) => (Outcome::Failed(Cause::Unknown), runs_again(phase.on_unknown, &plan.name(id))),
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 use pccl_deploy::Deployment;
-use pccl_deploy::file::{Action, After, EnvValue, Mode, Phase, Secret, Share, Waves};
+use pccl_deploy::file::{Action, After, EnvValue, Mode, Phase, Secret, ServiceAction, Share, Waves};
 use pccl_deploy::plan::{Plan, Selection};
 use pccl_deploy::schedule::Options;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,16 @@ pub struct Choices {
     /// Targets that may fail before nothing new begins, such as 3 or 10%
     #[arg(long, value_name = "N", value_parser = parse_share)]
     pub max_failures: Option<Share>,
+
+    /// Another value for one of the file's `vars`; can be given several times
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = parse_var)]
+    #[serde(default)]
+    pub vars: Vec<(String, String)>,
+}
+
+fn parse_var(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -80,14 +90,20 @@ impl Source {
 
     /// The deployment, checked.
     pub fn deployment(&self) -> Result<Deployment, DeployError> {
+        self.deployment_with(&[])
+    }
+
+    /// The same with other values for some of its variables.
+    pub fn deployment_with(&self, vars: &[(String, String)]) -> Result<Deployment, DeployError> {
         let name = self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        Deployment::from_yaml(&self.text, &name).map_err(DeployError::File)
+        Deployment::from_yaml_with(&self.text, &name, vars).map_err(DeployError::File)
     }
 }
 
 impl Choices {
-    /// The plan of a deployment with these choices.
-    pub fn plan(&self, mut deployment: Deployment) -> Result<Plan, DeployError> {
+    /// The plan of a file with these choices.
+    pub fn plan(&self, source: &Source) -> Result<Plan, DeployError> {
+        let mut deployment = source.deployment_with(&self.vars)?;
         if let Some(mode) = self.mode {
             deployment.mode = mode;
         }
@@ -123,17 +139,22 @@ impl Choices {
     }
 }
 
-/// The way back: the `undo` of every phase that has one, in reverse order. What came after a phase is undone before it.
+/// The way back: the `undo` of every phase that has one, in reverse order; services without one are stopped. What came after
+/// a phase is undone before it.
 pub fn undoing(deployment: &Deployment) -> Deployment {
     let mut back = deployment.clone();
     back.invariants.clear();
     back.waves = None;
     back.phases.clear();
     for phase in deployment.phases.iter().rev() {
-        let Some(undo) = &phase.undo else { continue };
+        let stop = |service: &ServiceAction| {
+            Action::Service(ServiceAction { stop: true, grace: service.grace, ..ServiceAction::default() })
+        };
+        let undo = phase.undo.clone().or_else(|| phase.run.service().map(stop));
+        let Some(undo) = undo else { continue };
         let later = back.phases.iter().filter(|other| comes_after(deployment, &other.name, &phase.name));
         let after = later.map(|other| After { phase: other.name.clone(), all: false }).collect();
-        let undone = Phase { run: undo.clone(), verify: None, undo: None, after, ..phase.clone() };
+        let undone = Phase { run: undo, verify: None, undo: None, after, ..phase.clone() };
         back.phases.push(undone);
     }
     back
@@ -203,6 +224,11 @@ mod tests {
         let names: Vec<&str> = back.phases.iter().map(|phase| phase.name.as_str()).collect();
         assert_eq!(names, ["three", "one"]);
         assert_eq!(back.phases[1].after, [After { phase: "three".to_owned(), all: false }]);
+        let served = "name: d\nphases:\n  - { name: s, run: { service: { run: [x], grace: 2s } }, verify: { command: { run: [y] } } }\n";
+        let stopped = undoing(&Deployment::from_yaml(served, "d.yaml").unwrap());
+        assert!(matches!(&stopped.phases[0].run, Action::Service(s) if s.stop && s.grace.0.as_secs() == 2));
+        let text_of = |file: &Deployment| serde_json::to_string(file).unwrap();
+        assert_eq!(Deployment::from_yaml(&text_of(&stopped), "d.json").unwrap(), stopped);
         // It is kept in the journal as text, and JSON is YAML.
         let text = serde_json::to_string(&back).unwrap();
         assert_eq!(Deployment::from_yaml(&text, "d.json").unwrap(), back);

@@ -260,7 +260,7 @@ impl Follower {
 
     fn begin(&mut self, id: i64) -> Result<Option<RunView>, DeployError> {
         let Some((source, choices, created_ms)) = self.store.begun(id)? else { return Ok(None) };
-        let plan = source.deployment().and_then(|deployment| choices.plan(deployment));
+        let plan = choices.plan(&source);
         Ok(Some(RunView {
             id,
             deployment: self.place.deployment.clone(),

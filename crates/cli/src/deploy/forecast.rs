@@ -18,7 +18,7 @@ const LISTED: usize = 200;
 /// `pccl deploy plan`.
 pub(super) fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
-    let plan = args.choices.plan(source.deployment()?)?;
+    let plan = args.choices.plan(&source)?;
     let JournalArgs { state, journal } = &args.journal;
     let place = Place::of(&source, &plan.deployment.name, state.as_deref(), journal.as_ref());
     let outlook = Outlook::of(plan, &place, args.runs)?;
@@ -51,7 +51,7 @@ pub(super) fn tasks(plan: &Plan) -> Vec<String> {
 /// `pccl deploy rehearse`.
 pub(super) fn rehearse(args: &RehearseArgs) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
-    let plan = args.choices.plan(source.deployment()?)?;
+    let plan = args.choices.plan(&source)?;
     let mut random = Random::new(args.seed);
     let durations = sample(&plan, &estimates(&plan), &mut random);
     let options = Choices::options(&plan, args.seed);

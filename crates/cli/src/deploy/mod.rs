@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output::print;
-use pccl_engine::{Again, Choices, JournalUrl, Manner, Place, Source, Summary, TcpAddress};
+use pccl_engine::{Again, Choices, DeployError, JournalUrl, Manner, Place, Source, Summary, TcpAddress};
 
 /// What `init` writes.
 const EXAMPLE: &str = include_str!("example.yaml");
@@ -39,7 +39,7 @@ enum Deploy {
     /// Write a deployment file to start from
     Init(FileArgs),
     /// Read the file, render every template, and say what is wrong
-    Validate(FileArgs),
+    Validate(ValidateArgs),
     /// Print the JSON schema of the file, for editors
     Schema,
     /// Tasks, waves, and for every mode: time, lower bound, critical path, API use, risk
@@ -67,11 +67,19 @@ enum Deploy {
     Report(ReportArgs),
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct FileArgs {
     /// The deployment file
     #[arg(value_name = "FILE", default_value = "deploy.yaml")]
     file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct ValidateArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    choices: Choices,
 }
 
 #[derive(Args, Debug)]
@@ -90,7 +98,7 @@ struct PlanArgs {
     journal: JournalArgs,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct RunArgs {
     #[command(flatten)]
     file: FileArgs,
@@ -117,7 +125,7 @@ struct AgainArgs {
     manner: MannerArgs,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct MannerArgs {
     #[command(flatten)]
     journal: JournalArgs,
@@ -238,14 +246,14 @@ impl MannerArgs {
 pub(crate) fn run(args: &DeployArgs) -> Result<Exit, CliError> {
     match &args.command {
         Deploy::Init(args) => init(&args.file),
-        Deploy::Validate(args) => validate(&args.file),
+        Deploy::Validate(args) => validate(args),
         Deploy::Schema => {
             print(&[format!("{:#}", pccl_deploy::file::schema())]);
             Ok(Exit::Success)
         }
         Deploy::Plan(args) => forecast::plan(args),
-        Deploy::Run(args) => begin(&Source::read(&args.file.file)?, args),
-        Deploy::Down(args) => down(args),
+        Deploy::Run(args) => begin(&Source::read(&args.file.file)?, args, pccl_engine::begin),
+        Deploy::Down(args) => down(args.clone()),
         Deploy::Resume(args) => again(args, &Again::Resume),
         Deploy::Retry(args) => again(args, &Again::Retry),
         Deploy::Status(args) => status::status(args),
@@ -257,26 +265,34 @@ pub(crate) fn run(args: &DeployArgs) -> Result<Exit, CliError> {
     }
 }
 
-fn begin(source: &Source, args: &RunArgs) -> Result<Exit, CliError> {
+/// What begins a run.
+type Begin = fn(&Source, &Choices, &Manner) -> Result<(Summary, i64), DeployError>;
+
+fn begin(source: &Source, args: &RunArgs, begin: Begin) -> Result<Exit, CliError> {
     if args.dry_run {
-        let plan = args.choices.plan(source.deployment()?)?;
+        let plan = args.choices.plan(source)?;
         print(&forecast::tasks(&plan));
         return Ok(Exit::Success);
     }
     let manner = args.manner.manner();
-    let (summary, run) = pccl_engine::begin(source, &args.choices, &manner)?;
+    let (summary, run) = begin(source, &args.choices, &manner)?;
     Ok(conclude(&summary, run, &manner))
 }
 
-fn down(args: &RunArgs) -> Result<Exit, CliError> {
+fn down(mut args: RunArgs) -> Result<Exit, CliError> {
     let source = Source::read(&args.file.file)?;
-    let back = pccl_engine::undoing(&source.deployment()?);
+    let known = source.deployment()?.vars;
+    let mut vars = pccl_engine::last_vars(&source, &args.manner.manner())?;
+    vars.retain(|(name, _)| known.contains_key(name));
+    vars.append(&mut args.choices.vars);
+    args.choices.vars = vars;
+    let back = pccl_engine::undoing(&source.deployment_with(&args.choices.vars)?);
     if back.phases.is_empty() {
         return Err(CliError::new(Exit::Usage, "failed to undo: no phase of this deployment has `undo`")
             .hint("add `undo: { … }` to the phases that can be undone"));
     }
     let text = serde_json::to_string(&back).map_err(|e| CliError::new(Exit::System, e.to_string()))?;
-    begin(&Source { text, ..source }, args)
+    begin(&Source { text, ..source }, &args, pccl_engine::go_back)
 }
 
 fn again(args: &AgainArgs, again: &Again) -> Result<Exit, CliError> {
@@ -327,8 +343,9 @@ fn init(path: &Path) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
-fn validate(path: &Path) -> Result<Exit, CliError> {
-    let plan = Choices::default().plan(Source::read(path)?.deployment()?)?;
+fn validate(args: &ValidateArgs) -> Result<Exit, CliError> {
+    let path = &args.file.file;
+    let plan = args.choices.plan(&Source::read(path)?)?;
     let deployment = &plan.deployment;
     print(&[format!(
         "{}: {} targets, {} phases, {} tasks, {} waves, {} scopes: sound",

@@ -17,7 +17,7 @@ fn load(path: &Path, journal: &JournalArgs, run: Option<i64>) -> Result<(Store, 
     let mut store = Store::look(&place)?;
     let stored = store.load(run)?.ok_or_else(|| DeployError::NoRun { folder: place.to_string() })?;
     let then = Source { path: stored.file.clone().into(), text: stored.text.clone() };
-    let plan = stored.choices.plan(then.deployment()?)?;
+    let plan = stored.choices.plan(&then)?;
     Ok((store, stored, plan))
 }
 

@@ -29,6 +29,8 @@ pub enum Action {
     Prometheus(PrometheusAction),
     /// This program: `pccl check`, `pccl status`.
     Pccl(PcclAction),
+    /// A program that stays.
+    Service(ServiceAction),
 }
 
 impl Action {
@@ -42,6 +44,26 @@ impl Action {
             Self::Http(_) => "http",
             Self::Prometheus(_) => "prometheus",
             Self::Pccl(_) => "pccl",
+            Self::Service(_) => "service",
+        }
+    }
+
+    /// The service that this action starts; none if it starts none.
+    pub fn service(&self) -> Option<&ServiceAction> {
+        match self {
+            Self::Service(service) if !service.stop => Some(service),
+            _ => None,
+        }
+    }
+
+    /// How long it is repeated until it succeeds, if it is.
+    pub(super) fn within(&self) -> Option<Time> {
+        match self {
+            Self::Command(action) => action.within,
+            Self::Http(action) => action.within,
+            Self::Prometheus(action) => action.within,
+            Self::Pccl(action) => action.within,
+            Self::Terraform(_) | Self::Kubectl(_) | Self::Helm(_) | Self::Service(_) => None,
         }
     }
 }
@@ -245,6 +267,38 @@ pub struct PcclAction {
     pub every: Time,
 }
 
+/// A program that stays when the task is done and the engine has ended. The task is done when the phase's `verify` holds.
+/// One that runs already is not started again; one that was started as something else is replaced.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAction {
+    /// Program and arguments, without a shell; it must not put itself into the background. `pccl` is this program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub run: Vec<String>,
+    /// Working directory, relative to the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Environment, in addition to the engine's own: a template, or `{ secret: NAME }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, EnvValue>,
+    /// Pause between two looks whether it is ready.
+    #[serde(default = "default_look")]
+    pub every: Time,
+    /// From the request to end (SIGTERM to all its processes) to SIGKILL.
+    #[serde(default = "default_grace")]
+    pub grace: Time,
+    /// Stop it. `pccl deploy down` does so for every phase of services that has no `undo`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop: bool,
+}
+
+impl Default for ServiceAction {
+    fn default() -> Self {
+        let (every, grace) = (default_look(), default_grace());
+        Self { run: Vec::new(), dir: None, env: BTreeMap::new(), every, grace, stop: false }
+    }
+}
+
 /// A value of the environment or of a header: a template, or a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -260,6 +314,14 @@ pub enum EnvValue {
 
 fn default_every() -> Time {
     Time::from_secs(5)
+}
+
+fn default_look() -> Time {
+    Time::from_millis(200)
+}
+
+fn default_grace() -> Time {
+    Time::from_secs(10)
 }
 
 fn default_parallelism() -> u32 {
@@ -341,6 +403,7 @@ impl Action {
             Self::Kubectl(action) => ("env", &action.env),
             Self::Helm(action) => ("env", &action.env),
             Self::Pccl(action) => ("env", &action.env),
+            Self::Service(action) => ("env", &action.env),
             Self::Http(action) => ("headers", &action.headers),
             Self::Prometheus(action) => ("headers", &action.headers),
         };

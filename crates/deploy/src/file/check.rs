@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Deployment, EnvValue, Invariant, Limit, List, Phase, Share, TARGETS, Waves};
+use super::{Action, Deployment, EnvValue, Invariant, Limit, List, Phase, Share, TARGETS, Waves, services};
 use crate::error::{FileErrorKind as Kind, Problem, shown, suggestion};
 use crate::template::{Catalog, Renderer, TemplateError, disrupts};
 
 /// A problem and the path of its place.
-type Refusal = (String, Problem);
-type Check = Result<(), Refusal>;
+pub(super) type Refusal = (String, Problem);
+pub(super) type Check = Result<(), Refusal>;
 
 /// So many tasks of each phase have their templates rendered: enough to find a target that lacks a value.
 const RENDERED: usize = 2000;
@@ -41,11 +41,11 @@ pub(super) fn check(file: &Deployment) -> Check {
     templates(file, &catalog)
 }
 
-fn fail<T>(path: impl Into<String>, kind: Kind, message: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn fail<T>(path: impl Into<String>, kind: Kind, message: impl Into<String>) -> Result<T, Refusal> {
     Err((path.into(), Problem::new(kind, message)))
 }
 
-fn fail_with<T>(
+pub(super) fn fail_with<T>(
     path: impl Into<String>,
     kind: Kind,
     message: impl Into<String>,
@@ -175,6 +175,7 @@ fn phase(file: &Deployment, at: usize) -> Check {
         known(&path, "phase", &after.phase, above().collect::<Vec<_>>())?;
     }
     numbers(&path, phase)?;
+    services::check(&path, phase)?;
     for (number, call) in phase.calls.iter().enumerate() {
         let path = format!("{path}.calls.{number}");
         let scopes: Vec<&str> = file.limits.iter().map(|l| l.scope.as_str()).collect();
@@ -330,7 +331,11 @@ fn waves(file: &Deployment, waves: &Waves) -> Check {
         }
     }
     for (at, gate) in waves.gates.iter().enumerate() {
-        action(file, &format!("waves.gates.{at}.run"), &gate.run)?;
+        let path = format!("waves.gates.{at}.run");
+        if matches!(gate.run, Action::Service(_)) {
+            return fail(path, Kind::Conflict, "a service is no gate: it does not end");
+        }
+        action(file, &path, &gate.run)?;
     }
     if let Share::Count(count) = waves.max_failures
         && count as usize > file.targets.len()

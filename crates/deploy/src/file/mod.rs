@@ -7,10 +7,12 @@ mod action;
 mod check;
 mod limits;
 mod phase;
+mod services;
 mod targets;
 #[cfg(test)]
 mod tests;
 mod units;
+mod vars;
 mod waves;
 
 use std::collections::BTreeMap;
@@ -24,11 +26,11 @@ use crate::yaml;
 
 pub use action::{
     Action, CommandAction, EnvValue, HelmAction, HttpAction, KubectlAction, PcclAction, PrometheusAction,
-    TerraformAction,
+    ServiceAction, TerraformAction,
 };
 pub use limits::{Bucket, Calls, ConcurrencyLimit, Limit, Preset};
 pub use phase::{After, Estimate, OnUnknown, Phase, Retry};
-pub use targets::{Generated, Item, List, Target};
+pub use targets::{Count, Generated, Item, List, Target};
 pub use units::{Rate, Share, Time};
 pub use waves::{Failures, Gate, Invariant, Waves};
 
@@ -150,11 +152,24 @@ impl Deployment {
     /// # Errors
     /// The first thing that is wrong, with its place and what to do.
     pub fn from_yaml(text: &str, file_name: &str) -> Result<Self, FileError> {
+        Self::from_yaml_with(text, file_name, &[])
+    }
+
+    /// The same, with other values for some of the file's `vars`: names, and values as text.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, also with the values.
+    pub fn from_yaml_with(
+        text: &str,
+        file_name: &str,
+        given: &[(String, String)],
+    ) -> Result<Self, FileError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source = Source { file: file_name, text };
         let root = yaml::parse(source)?;
-        let deployment: Self = yaml::read(&root, source)?;
-        check::check(&deployment)
+        let mut deployment: Self = yaml::read(&root, source)?;
+        vars::set(&mut deployment.vars, given)
+            .and_then(|()| check::check(&deployment))
             .map_err(|(path, problem)| FileError::new(problem, source, root.find(&path)))?;
         Ok(deployment)
     }

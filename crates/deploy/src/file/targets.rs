@@ -49,13 +49,23 @@ pub enum List {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Generated {
-    /// How many in each target.
-    pub per_target: u32,
+    /// How many in each target: a number, or a template for one.
+    pub per_target: Count,
     /// Name of each, a template with `target`, `index` (over all, from 1) and `local_index` (in the target, from 1).
     pub name: String,
     /// Other values of each, templates with the same names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, String>,
+}
+
+/// How many.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Count {
+    /// So many.
+    Number(u32),
+    /// A template whose text is a number: `"{{ vars.workers }}"`.
+    Template(String),
 }
 
 #[derive(Deserialize, JsonSchema)]

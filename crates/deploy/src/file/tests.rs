@@ -119,6 +119,86 @@ fn an_invariant_that_could_never_hold_is_refused() {
     read(&format!("{SMALL}{}", tail.replace("min_up: 3", "min_up: 2")));
 }
 
+const SERVICE: &str = "
+name: served
+vars: { port: 7117, version: '1.0', fast: true, names: [a] }
+phases:
+  - name: web
+    run: { service: { run: [serve, '--port={{ vars.port }}'] } }
+    verify: { http: { url: 'http://127.0.0.1:{{ vars.port }}/' } }
+";
+
+#[test]
+fn a_service_is_a_program_with_a_check_and_stands_in_run_alone() {
+    let Action::Service(service) = &read(SERVICE).phases[0].run else { panic!("it is a service") };
+    assert_eq!((service.grace, service.every), (Time::from_secs(10), Time::from_millis(200)));
+    read(&SERVICE.replace("    verify", "    undo: { service: { stop: true } }\n    verify"));
+    let cases = [
+        ("    verify: { http: { url: 'http://127.0.0.1:{{ vars.port }}/' } }\n", "", "needs `verify`", 5),
+        ("{{ vars.port }}/'", "{{ vars.port }}/', within: 1m", "`within` has no place", 7),
+        ("http: { url: 'http://127.0.0.1:{{ vars.port }}/' }", "service: { run: [x] }", "is no check", 7),
+        ("run: [serve, '--port={{ vars.port }}']", "grace: 1s", "names no program", 6),
+        ("    verify", "    undo: { service: { run: [x] } }\n    verify", "cannot start a service", 7),
+        ("service: { run", "command: { run", "", 0),
+    ];
+    for (from, to, said, line) in cases {
+        let text = SERVICE.replace(from, to);
+        assert_ne!(text, SERVICE, "{from}");
+        if line == 0 {
+            let undo = text.replace("    verify", "    undo: { service: { stop: true } }\n    verify");
+            assert!(refused(&undo).reason().contains("there is nothing to stop"));
+            continue;
+        }
+        let error = refused(&text);
+        assert!(error.reason().contains(said), "{error}");
+        assert_eq!(error.place().0, line, "{error}");
+    }
+}
+
+#[test]
+fn variables_are_given_other_values_of_their_kind() {
+    let with = |given: &[(&str, &str)]| {
+        let given: Vec<_> = given.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Deployment::from_yaml_with(SERVICE, "deploy.yaml", &given)
+    };
+    let file = with(&[("port", "0"), ("version", "1.10"), ("fast", "false"), ("names", "[\"b\"]")]).unwrap();
+    let vars: Vec<String> = ["port", "version", "fast", "names"].map(|n| file.vars[n].to_string()).into();
+    assert_eq!(vars, ["0", "\"1.10\"", "false", "[\"b\"]"]);
+    for (name, value, said) in [
+        ("prot", "1", "there is no variable `prot`"),
+        ("port", "x", "`x` is no value for `port`"),
+        ("fast", "1", "`1` is no value for `fast`"),
+    ] {
+        let error = with(&[(name, value)]).unwrap_err();
+        assert!(error.reason().contains(said), "{error}");
+        assert_eq!(error.place().0, 3, "{error}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("port")
+                || hint.contains("boolean")
+                || hint.contains("number")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn how_many_there_are_in_a_target_may_be_a_variable() {
+    let of = |count: &str, given: &[(String, String)]| {
+        let text = format!(
+            "{SMALL}vars: {{ n: 2 }}\nlists: {{ v: {{ per_target: {count}, name: '{{{{ target.name }}}}-{{{{ index }}}}' }} }}\n"
+        );
+        let file = Deployment::from_yaml_with(&text, "deploy.yaml", given)?;
+        let catalog = crate::template::Catalog::new(&file).unwrap_or_else(|error| panic!("{error}"));
+        Ok::<usize, FileError>(catalog.lists["v"].len())
+    };
+    let three = [("n".to_owned(), "3".to_owned())];
+    assert_eq!(of("'{{ vars.n }}'", &[]).unwrap(), 4);
+    assert_eq!(of("'{{ vars.n }}'", &three).unwrap(), 6);
+    assert_eq!(of("2", &three).unwrap(), 4);
+    let error = of("'{{ vars.n }}x'", &[]).unwrap_err();
+    assert!(error.reason().contains("`2x` is no number of entries"), "{error}");
+}
+
 #[test]
 fn a_share_of_a_limit_is_a_part_of_it() {
     let with = |share: &str| format!("{SMALL}limits: [{{ scope: arm, preset: aws-ec2{share} }}]\n");

@@ -2,6 +2,7 @@
 
 mod http;
 mod kubectl;
+pub(crate) mod service;
 pub(crate) mod terraform;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use pccl_deploy::classify::classify;
 use pccl_deploy::file::{Action, CommandAction, EnvValue, HelmAction, PcclAction, Time};
 use pccl_deploy::schedule::Cause;
-use pccl_launch::{Control, Finished, Program, StartError, run as process};
+use pccl_launch::{Control, Finished, Keeper, Program, StartError, run as process};
 
 /// What all attempts of a run share.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Site {
     pub(crate) base: PathBuf,
     /// Values of the secrets that the file names.
     pub(crate) secrets: BTreeMap<String, String>,
+    /// The services of the deployment.
+    pub(crate) services: Keeper,
     /// Folders where `terraform init` has run in this session.
     pub(crate) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
 }
@@ -34,8 +37,11 @@ impl Site {
 }
 
 /// Where one attempt runs.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) site: &'a Site,
+    /// Name of the task.
+    pub(crate) task: &'a str,
     pub(crate) control: &'a Control,
     /// File that its output goes to.
     pub(crate) log: &'a Path,
@@ -65,6 +71,7 @@ pub(crate) fn run(action: &Action, context: &Context<'_>) -> Result<(), Cause> {
             repeat(action.within, action.every, context, || http::query(action, context))
         }
         Action::Terraform(action) => terraform::run_one(action, context),
+        Action::Service(action) => service::run(action, context, &|_| Ok(())),
     }
 }
 

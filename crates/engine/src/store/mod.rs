@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use pccl_deploy::journal::{History, Record};
 use pccl_deploy::progress::Progress;
+use pccl_launch::Keeper;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::DeployError;
@@ -192,6 +193,11 @@ impl Store {
     /// Where the outputs of a run's attempts are kept.
     pub fn logs(&self, run: i64) -> PathBuf {
         self.outputs.join(format!("run-{run}"))
+    }
+
+    /// Where the services of the deployment are noted, whichever run has started them.
+    pub(crate) fn services(&self) -> Keeper {
+        Keeper::new(self.outputs.join("services"))
     }
 
     /// What the processes of a run's attempts are marked with, before the name of the task.
