@@ -30,6 +30,10 @@ impl Backup {
         self.kept += bytes.len();
     }
 
+    pub(super) fn bytes(&self, start: usize, len: usize) -> &[u8] {
+        &self.data[start..start + len]
+    }
+
     pub(super) fn restore(&self, start: usize, into: &mut [u8]) {
         into.copy_from_slice(&self.data[start..start + into.len()]);
     }

@@ -153,6 +153,8 @@ pub struct Execution {
     early_limit: usize,
     scratch: Vec<Vec<u8>>,
     backup: Option<Backup>,
+    /// The scratch buffer whose bytes lie in the backup: a copy of the input that is there anyway.
+    in_backup: Option<u8>,
     wrote_output: bool,
     out: Vec<OutFrame>,
     /// Buffers of contributions that have been added.
@@ -232,6 +234,7 @@ impl Execution {
             early_limit,
             scratch: Vec::new(),
             backup,
+            in_backup: None,
             wrote_output: false,
             out: Vec::new(),
             free: Vec::new(),
@@ -289,7 +292,17 @@ impl Execution {
         match frame.place {
             Place::Input => &mem.input()[start..start + len],
             Place::Output => &mem.output()[start..start + len],
-            Place::Scratch(k) => &self.scratch[k as usize][start..start + len],
+            Place::Scratch(k) => self.scratch(k, frame.piece, (start, len)),
+        }
+    }
+
+    /// Bytes of a piece in scratch buffer `k`.
+    fn scratch(&self, k: u8, piece: PieceId, (start, len): (usize, usize)) -> &[u8] {
+        match &self.backup {
+            Some(backup) if self.in_backup == Some(k) => {
+                backup.bytes(self.range(piece, Place::Output).0, len)
+            }
+            _ => &self.scratch[k as usize][start..start + len],
         }
     }
 
@@ -548,6 +561,10 @@ impl Execution {
         let (src, len) = self.range(piece, from);
         mem.prepare(src, len);
         match to {
+            Place::Scratch(k) if mem.in_place() && self.backup.is_some() => {
+                self.keep(piece, mem);
+                self.in_backup = Some(k);
+            }
             Place::Scratch(k) => {
                 let (dst, _) = self.range(piece, to);
                 let mut buffer = self.take_scratch(k, piece);
@@ -653,7 +670,7 @@ impl Execution {
         let dst = &mut buffer[start..start + len];
         let (own_start, _) = self.range(piece, operands.own);
         let own = match operands.own {
-            Place::Scratch(o) => &self.scratch[o as usize][own_start..own_start + len],
+            Place::Scratch(o) => self.scratch(o, piece, (own_start, len)),
             _ => &mem.input()[own_start..own_start + len],
         };
         operands.fold(self.dtype, self.op, dst, own, k);
@@ -672,7 +689,7 @@ impl Execution {
         let (own_start, _) = self.range(piece, operands.own);
         match operands.own {
             Place::Scratch(o) => {
-                let own = &self.scratch[o as usize][own_start..own_start + len];
+                let own = self.scratch(o, piece, (own_start, len));
                 operands.fold(self.dtype, self.op, &mut mem.output_mut()[start..start + len], own, k);
             }
             Place::Input if !mem.in_place() => {
