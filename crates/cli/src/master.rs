@@ -53,8 +53,8 @@ pub(crate) struct MasterArgs {
     #[command(subcommand)]
     order: Option<MasterOrder>,
 
-    /// Silence after which a peer is dead, in milliseconds
-    #[arg(long, value_name = "MS", hide = true)]
+    /// Silence after which a peer is dead, in milliseconds [default: network.heartbeat_timeout_ms]
+    #[arg(long, value_name = "MS")]
     heartbeat_timeout_ms: Option<u32>,
 
     /// Started by another pccl: orders on standard input, reports on standard output

@@ -1,9 +1,10 @@
 //! `pccl verify`: whether machines that are far apart can all-reduce, and whether the sums are right.
 
+use std::thread;
 use std::time::Instant;
 
 use clap::Args;
-use pccl::{Call, Communicator, ReduceOp};
+use pccl::{Call, Communicator, Options, ReduceOp};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -21,6 +22,7 @@ const TAG: u64 = 1;
 #[command(after_help = exit::help(&[
     ("on each of three machines, at about the same time, beside a fleet that works",
      "pccl verify --master 10.0.0.7:7117 --group 1000 --peers 3"),
+    ("on one machine, beside a fleet that works there", "pccl verify --master 127.0.0.1:7117 --group 1000 --peers 3 --here 3"),
 ]))]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -29,6 +31,10 @@ pub(crate) struct VerifyArgs {
     /// Machines that take part: nothing begins before all are there
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     peers: u32,
+
+    /// So many of them are here: peers of this process
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    here: u32,
 
     /// Bytes that each of them contributes
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size)]
@@ -86,7 +92,21 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, CliError> {
     let config = args.peer.config.load()?;
     let _log = settings::start_log("verify", &config)?;
     let security = settings::security(&config)?;
-    let comm = Communicator::connect(&peer::options(&args.peer, &config, security.as_ref())?)?;
+    let options = peer::options(&args.peer, &config, security.as_ref())?;
+    let findings: Vec<Result<Finding, CliError>> = thread::scope(|scope| {
+        let all: Vec<_> = (0..args.here).map(|_| scope.spawn(|| take_part(args, &options))).collect();
+        let panicked = |_| Err(CliError::new(Exit::System, "failed to verify: a thread panicked"));
+        all.into_iter().map(|peer| peer.join().unwrap_or_else(panicked)).collect()
+    });
+    // All have found the same; if not, whoever has trouble counts.
+    let finding = findings.into_iter().reduce(Result::and);
+    show(&finding.unwrap_or_else(|| Err(CliError::new(Exit::Usage, "nobody is here")))?, args.json);
+    Ok(Exit::Success)
+}
+
+/// One peer, from its connection to its leave.
+fn take_part(args: &VerifyArgs, options: &Options) -> Result<Finding, CliError> {
+    let comm = Communicator::connect(options)?;
     while comm.membership().world_size < args.peers {
         comm.update_topology()?;
     }
@@ -122,8 +142,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, CliError> {
     seconds.sort_by(f64::total_cmp);
     let median_seconds = seconds[seconds.len() / 2];
     let (peers, rounds, bytes) = (args.peers, args.rounds, args.bytes.0);
-    show(&Finding { peers, bytes, rounds, recoveries, median_seconds }, args.json);
-    Ok(Exit::Success)
+    Ok(Finding { peers, bytes, rounds, recoveries, median_seconds })
 }
 
 fn lost(lost: u32, of: u32) -> CliError {

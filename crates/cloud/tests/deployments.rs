@@ -58,7 +58,8 @@ fn the_other_deployments_are_planned() {
     let fleet = tasks(&plan("pccl-fleet/deploy.yaml"));
     assert_eq!((fleet["master"], fleet["workers"], fleet["monitoring"]), (1, 24, 24));
     assert_eq!((fleet["verification"], fleet["all-reduce"], fleet["result"]), (24, 24, 24));
-    assert_eq!(tasks(&plan("local.yaml"))["all-reduce"], 2);
+    let local = tasks(&plan("local.yaml"));
+    assert_eq!((local["master"], local["standby"], local["workers"], local["all-reduce"]), (1, 1, 4, 1));
 }
 
 #[test]

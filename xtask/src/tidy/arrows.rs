@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deploy", &[]),
     ("observe", &[]),
     ("launch", &[]),
+    ("chaos", &["proto"]),
     ("engine", &["deploy", "launch"]),
     ("net", &["proto", "observe"]),
     ("master", &["net", "proto", "observe"]),
@@ -24,8 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "master", "comm", "deploy", "engine", "launch", "besu", "probe", "doctor", "proto", "observe",
-            "config",
+            "master", "comm", "deploy", "engine", "launch", "chaos", "besu", "probe", "doctor", "proto",
+            "observe", "config",
         ],
     ),
     ("cloud", &["deploy"]),

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::chaos::{Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::RoundSummary;
 use crate::output;
 use crate::worker::recoveries;
+use pccl_chaos::{Judgement, Kind};
 use pccl_config::ByteSize;
 use pccl_observe::table::{Table, seconds};
 

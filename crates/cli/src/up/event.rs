@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::chaos::{Judgement, Kind, Tally};
 use super::ledger::RoundSummary;
+use pccl_chaos::{Judgement, Kind, Tally};
 
 /// One thing that happened.
 #[derive(Clone, Debug)]

@@ -9,7 +9,6 @@ use pccl_master::query_status;
 use rustix::process::Signal;
 
 use super::UpArgs;
-use super::chaos::{self, Action, Chaos, Fact, Judgement, Kind};
 use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::Ledger;
 use crate::error::CliError;
@@ -17,6 +16,7 @@ use crate::exit::Exit;
 use crate::master;
 use crate::supervised;
 use crate::worker::{self, Order, WorkerEvent};
+use pccl_chaos::{Action, Chaos, Fact, Judgement, Kind};
 
 /// How long nothing at all may happen, besides what the liveness of the run needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -220,7 +220,8 @@ impl Fleet {
                 .filter(|(_, hand)| hand.state == State::Member)
                 .map(|(id, hand)| (*id, hand.entered, hand.reduced))
                 .collect();
-            let fleet = chaos::Fleet { members: &members, typical_seconds: self.ledger.typical_seconds() };
+            let fleet =
+                pccl_chaos::Fleet { members: &members, typical_seconds: self.ledger.typical_seconds() };
             match self.chaos.poll(Instant::now(), &fleet) {
                 Some(action) => self.act(action)?,
                 None => return Ok(()),

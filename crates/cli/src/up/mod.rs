@@ -1,14 +1,13 @@
 //! `pccl up`: a master and workers on this machine, watched, struck, and judged.
 
-mod chaos;
 mod display;
 mod event;
 mod fleet;
 mod ledger;
 
 use clap::Args;
+use pccl_chaos::Kind;
 
-use self::chaos::Kind;
 use self::display::{Json, Terminal};
 use self::event::Display;
 use self::fleet::Fleet;

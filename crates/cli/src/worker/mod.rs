@@ -12,6 +12,7 @@ mod rounds;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pccl::Ports;
@@ -60,6 +61,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     workers: u32,
 
+    /// Seconds to rest after each round
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pause: Duration,
+
     /// Events as lines of JSON
     #[arg(long)]
     json: bool,
@@ -93,6 +98,11 @@ pub(crate) struct ModelArgs {
     /// What the made-up model is made from; all workers of a run need the same
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| "a number of seconds, such as 1 or 0.5".to_owned())
 }
 
 fn model_size(text: &str) -> Result<ByteSize, String> {
@@ -177,7 +187,7 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<Exit, CliError> {
     let mut model = args.model.source().model()?;
     let resumed = args.checkpoints.resume(&config, args.peer.group(&config), &mut model)?;
     let audience = if args.supervised || args.json { Audience::Program } else { Audience::Person };
-    let start = Start { model, resumed, wanted: args.workers, demand };
+    let start = Start { model, resumed, wanted: args.workers, pause: args.pause, demand };
     Worker::connect(&options, start, pace, audience)?.run()?;
     Ok(Exit::Success)
 }

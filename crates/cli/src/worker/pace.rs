@@ -1,6 +1,7 @@
 //! How far a worker goes, and where it waits: its own options, and the orders of a parent.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +59,9 @@ impl Pace {
     /// Asks the worker to leave before its next turn. False if it cannot hear that now, or has been asked before.
     pub(crate) fn ask_to_leave(&self) -> bool {
         let mut state = self.lock();
-        state.runs && !std::mem::replace(&mut state.leaves, true)
+        let is_news = state.runs && !std::mem::replace(&mut state.leaves, true);
+        self.0.1.notify_all();
+        is_news
     }
 
     /// From here on the worker looks whether it is to leave.
@@ -69,6 +72,12 @@ impl Pace {
     /// Whether it is to leave.
     pub(crate) fn leaves(&self) -> bool {
         self.lock().leaves
+    }
+
+    /// Waits for so long, unless the worker is to leave.
+    pub(crate) fn rest(&self, pause: Duration) {
+        let state = self.lock();
+        drop(self.0.1.wait_timeout_while(state, pause, |state| !state.leaves));
     }
 
     /// The last round granted.
@@ -118,6 +127,17 @@ mod tests {
         pace.begin();
         assert!(pace.ask_to_leave() && pace.leaves());
         assert!(!pace.ask_to_leave(), "the second time is for the impatient");
+    }
+
+    #[test]
+    fn a_worker_that_rests_leaves_at_once() {
+        let pace = Pace::new(1, false);
+        pace.begin();
+        let other = pace.clone();
+        let asks = std::thread::spawn(move || other.ask_to_leave());
+        pace.rest(Duration::from_secs(3600));
+        assert!(asks.join().unwrap() && pace.leaves());
+        Pace::new(1, false).rest(Duration::ZERO);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) struct Worker {
     said_synced: bool,
     pace: Pace,
     wanted: u32,
+    pause: Duration,
     layout: u64,
     /// Rounds of the model that it began with.
     began_at: u64,
@@ -48,6 +49,8 @@ pub(crate) struct Start {
     pub(crate) resumed: Option<(u64, u64)>,
     /// Workers to wait for.
     pub(crate) wanted: u32,
+    /// From one round to the next.
+    pub(crate) pause: Duration,
     /// Asked for checkpoints.
     pub(crate) demand: Demand,
 }
@@ -115,6 +118,7 @@ impl Worker {
             said_synced: false,
             pace,
             wanted: start.wanted,
+            pause: start.pause,
             began_at,
             demand: start.demand,
             audience,
@@ -183,6 +187,7 @@ impl Worker {
         let gathering = rounds == agreed.began_at && agreed.world < agreed.wanted;
         if !gathering && rounds < agreed.granted {
             self.round(rounds + 1, agreed.someone_demands)?;
+            self.pace.rest(self.pause);
         } else if gathering || agreed.someone_lingers {
             thread::sleep(IDLE);
         } else {

@@ -7,6 +7,8 @@
 //! Ops that take a while are struck at a random moment in their middle. A short op would be over before the strike
 //! lands: there the victim is told to stop before it, so that the others are inside the op and wait for its data.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,8 @@ use clap::ValueEnum;
 use pccl_proto::ids::Seeded;
 use serde::Serialize;
 
-use pccl_launch::Id;
+/// Names a worker, as whoever has started it does.
+pub type Id = usize;
 
 /// Ops that usually take less than this are struck with a victim that stops before them.
 const SHORT_OP_SECONDS: f64 = 0.03;
@@ -26,7 +29,7 @@ const CALM_ROUNDS: u64 = 2;
 /// A kind of strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub enum Kind {
     /// kill -9 one worker, and start another in its place
     Kill,
     /// kill -STOP one worker, and kill -CONT it when the others are past the op
@@ -37,7 +40,7 @@ pub(crate) enum Kind {
 
 /// What the fleet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fact {
+pub enum Fact {
     /// The worker calls the op of this round now.
     Entered(Id, u64),
     /// It stands before that op, as it was told.
@@ -59,20 +62,20 @@ pub(super) enum Fact {
 
 /// What became of a strike.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Judgement {
+pub struct Judgement {
     /// What it was.
-    pub(super) kind: Kind,
+    pub kind: Kind,
     /// The round whose op it hit, or was meant to.
-    pub(super) round: u64,
+    pub round: u64,
     /// Whether it counts.
-    pub(super) hit: bool,
+    pub hit: bool,
     /// If it does: from the strike until the last survivor was through that op, or until the extra worker had the model.
-    pub(super) seconds: Option<f64>,
+    pub seconds: Option<f64>,
 }
 
 /// What to do about it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Action {
+pub enum Action {
     /// Tell the worker to stop before its next op.
     Hold(Id),
     /// kill -9.
@@ -91,15 +94,15 @@ pub(super) enum Action {
 
 /// How often each kind hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Tally {
+pub struct Tally {
     /// Kills that cut an op which the survivors completed.
-    pub(super) kill: u32,
+    pub kill: u32,
     /// Freezes that cut an op which the survivors completed, and whose victim learned of its expulsion and came back.
-    pub(super) freeze: u32,
+    pub freeze: u32,
     /// Extra workers that came in.
-    pub(super) join: u32,
+    pub join: u32,
     /// Strikes that hit no op.
-    pub(super) missed: u32,
+    pub missed: u32,
 }
 
 /// How far the present strike is.
@@ -137,11 +140,11 @@ struct Struck {
 
 /// The fleet, as far as a strike needs to know it.
 #[derive(Debug)]
-pub(super) struct Fleet<'a> {
+pub struct Fleet<'a> {
     /// Members that are neither dead nor frozen, with the newest op that each has called and has done.
-    pub(super) members: &'a [(Id, u64, u64)],
+    pub members: &'a [(Id, u64, u64)],
     /// Usual time of an op.
-    pub(super) typical_seconds: Option<f64>,
+    pub typical_seconds: Option<f64>,
 }
 
 impl Fleet<'_> {
@@ -162,7 +165,7 @@ impl Fleet<'_> {
 
 /// The plan of all strikes.
 #[derive(Debug)]
-pub(super) struct Chaos {
+pub struct Chaos {
     wanted: VecDeque<Kind>,
     stage: Stage,
     tally: Tally,
@@ -174,7 +177,7 @@ pub(super) struct Chaos {
 
 impl Chaos {
     /// Each of `kinds` once, spread over `rounds`.
-    pub(super) fn new(kinds: &[Kind], rounds: u64, seed: u64) -> Self {
+    pub fn new(kinds: &[Kind], rounds: u64, seed: u64) -> Self {
         let spacing = (rounds / (kinds.len() as u64 + 1)).saturating_sub(1).max(CALM_ROUNDS);
         Self {
             wanted: kinds.iter().copied().collect(),
@@ -187,22 +190,22 @@ impl Chaos {
     }
 
     /// Whether everything that was wanted has hit.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.wanted.is_empty() && matches!(self.stage, Stage::Calm { .. })
     }
 
     /// What has hit so far.
-    pub(super) fn tally(&self) -> Tally {
+    pub fn tally(&self) -> Tally {
         self.tally
     }
 
     /// What has not hit yet.
-    pub(super) fn wanted(&self) -> Vec<Kind> {
+    pub fn wanted(&self) -> Vec<Kind> {
         self.wanted.iter().copied().collect()
     }
 
     /// When to [`poll`](Self::poll) at the latest.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
             Stage::Aimed { at, .. } => Some(at),
             _ => None,
@@ -210,14 +213,14 @@ impl Chaos {
     }
 
     /// The worker that [`Action::Start`] or [`Action::Replace`] asked for.
-    pub(super) fn started(&mut self, newcomer: Id) {
+    pub fn started(&mut self, newcomer: Id) {
         if let Stage::Struck(struck) = &mut self.stage {
             struck.newcomer = Some(newcomer);
         }
     }
 
     /// Takes in what a worker said.
-    pub(super) fn handle(&mut self, now: Instant, fact: Fact) {
+    pub fn handle(&mut self, now: Instant, fact: Fact) {
         match &mut self.stage {
             Stage::Holding { victim, is_held, .. } => *is_held |= fact == Fact::Held(*victim),
             Stage::Struck(struck) => struck.handle(now, fact),
@@ -226,7 +229,7 @@ impl Chaos {
     }
 
     /// What to do now; call until there is nothing.
-    pub(super) fn poll(&mut self, now: Instant, fleet: &Fleet<'_>) -> Option<Action> {
+    pub fn poll(&mut self, now: Instant, fleet: &Fleet<'_>) -> Option<Action> {
         match &mut self.stage {
             Stage::Calm { until } => {
                 let until = *until;
