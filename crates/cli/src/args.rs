@@ -29,9 +29,9 @@ use crate::worker::WorkerArgs;
     ("the same by hand: a master", "pccl master"),
     ("and a worker on each machine; without a command, PCCL_ROLE decides", "pccl worker --master 10.0.0.7 --workers 3"),
 ]))]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do. Without a command, PCCL_ROLE=master or PCCL_ROLE=worker decides.

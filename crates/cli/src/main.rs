@@ -17,6 +17,7 @@ mod doctor;
 mod error;
 mod exit;
 mod firewall;
+mod local;
 mod master;
 mod output;
 mod peer;

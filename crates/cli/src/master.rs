@@ -1,7 +1,7 @@
 //! `pccl master`: the coordination service.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -124,34 +124,11 @@ enum MasterEvent {
 #[derive(Debug, Serialize, Deserialize)]
 enum NoOrder {}
 
-/// The arguments of a master that another pccl starts.
-fn supervised_args(heartbeat_timeout_ms: u32, certificates: Option<&Path>) -> Vec<String> {
-    let mut args = [
-        "master",
-        "--supervised",
-        "--listen",
-        "127.0.0.1:0",
-        "--heartbeat-timeout-ms",
-        &heartbeat_timeout_ms.to_string(),
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    args.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
-    args
-}
-
-/// Starts a master and waits until it listens.
-pub(crate) fn start(
-    crew: &mut Crew,
-    heartbeat_timeout_ms: u32,
-    certificates: Option<&Path>,
-) -> Result<(Id, SocketAddr), CliError> {
-    let program = supervised::program(supervised_args(heartbeat_timeout_ms, certificates))?;
-    let spawned = crew.spawn("the master", &program);
-    let master = spawned.map_err(|error| supervised::not_started("the master", &error))?;
+/// Waits until a master that this process has started listens.
+pub(crate) fn hear_listening(crew: &mut Crew, master: Id) -> Result<SocketAddr, CliError> {
     let why = match crew.next(PATIENCE) {
         Some(Happening::Line(_, line)) => match serde_json::from_str(&line) {
-            Ok(MasterEvent::Listening { addr }) => return Ok((master, addr)),
+            Ok(MasterEvent::Listening { addr }) => return Ok(addr),
             Err(error) => error.to_string(),
         },
         Some(Happening::Ended(_, status)) => format!("{status}: {}", crew.complaint(master)),

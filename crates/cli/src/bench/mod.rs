@@ -20,7 +20,7 @@ use self::row::{Cell, Row, Sample};
 use self::tls::TlsRow;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
-use crate::master;
+use crate::local::{Local, Wishes};
 use crate::output;
 use crate::supervised;
 use pccl_config::{ByteSize, ByteSizes};
@@ -206,7 +206,9 @@ impl PeerCrew {
         // The library has one way today: over TCP.
         let (Transport::Tcp | Transport::Auto) = args.transport;
         let mut crew = supervised::crew()?;
-        let (_, master) = master::start(&mut crew, HEARTBEAT_TIMEOUT_MS, certificates)?;
+        let wishes = Wishes { workers: 0, heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS, model: None };
+        let secured = certificates.map(|folder| format!("--certificates={}", folder.display()));
+        let (_, master) = Local::new(&wishes)?.start_master(&mut crew, secured)?;
         let mut line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
         line.extend(args.quantize.map(|how| format!("--quantize={how}")));
         line.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));

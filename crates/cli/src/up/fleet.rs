@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pccl_launch::{Crew, Happening, Id};
+use pccl_launch::{Crew, Happening, Id, Program};
 use pccl_master::query_status;
 use rustix::process::Signal;
 
@@ -13,9 +13,9 @@ use super::event::{Display, Event, Outcome, Verdict};
 use super::ledger::Ledger;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::master;
+use crate::local::{Local, Wishes};
 use crate::supervised;
-use crate::worker::{self, Order, WorkerEvent};
+use crate::worker::{Order, WorkerEvent};
 use pccl_chaos::{Action, Chaos, Fact, Judgement, Kind};
 
 /// How long nothing at all may happen, besides what the liveness of the run needs.
@@ -54,6 +54,7 @@ struct Hand {
 pub(super) struct Fleet {
     args: UpArgs,
     crew: Crew,
+    local: Local,
     master: Id,
     master_addr: SocketAddr,
     hands: BTreeMap<Id, Hand>,
@@ -73,9 +74,13 @@ impl Fleet {
         // Read here first: one clear error, not one of each worker.
         let model = args.model.source().model()?;
         let mut crew = supervised::crew()?;
-        let (master, master_addr) = master::start(&mut crew, args.heartbeat_timeout_ms, None)?;
+        let (workers, heartbeat_timeout_ms) = (args.workers, args.heartbeat_timeout_ms);
+        let wishes = Wishes { workers, heartbeat_timeout_ms, model: Some(&args.model) };
+        let mut local = Local::new(&wishes)?;
+        let (master, master_addr) = local.start_master(&mut crew, None)?;
         let mut fleet = Self {
             crew,
+            local,
             master,
             master_addr,
             hands: BTreeMap::new(),
@@ -95,19 +100,18 @@ impl Fleet {
             bytes: model.averaged_bytes(),
             tensors: model.tensor_count(),
         });
-        for _ in 0..args.workers {
-            fleet.start_worker()?;
+        for worker in fleet.local.workers()? {
+            fleet.start_worker(worker)?;
         }
         Ok(fleet)
     }
 
-    fn start_worker(&mut self) -> Result<Id, CliError> {
-        let args =
-            worker::supervised_args(self.master_addr, self.args.workers, self.granted, &self.args.model);
+    fn start_worker(&mut self, mut worker: Program) -> Result<Id, CliError> {
+        worker.line.push(format!("--rounds={}", self.granted));
         let is_late = self.ledger.newest() > 0;
         let number = self.hands.len();
         let name = format!("worker {number}");
-        let spawned = self.crew.spawn(&name, &supervised::program(args)?);
+        let spawned = self.crew.spawn(&name, &worker);
         let id = spawned.map_err(|error| supervised::not_started(&name, &error))?;
         let state = State::Coming;
         self.hands.insert(id, Hand { state, entered: 0, reduced: 0, done: 0, is_late });
@@ -242,13 +246,13 @@ impl Fleet {
                 self.display.show(&Event::Thawed { worker });
             }
             Action::Start(round) => {
-                let id = self.start_worker()?;
+                let id = self.start_worker(self.local.another_worker()?)?;
                 self.chaos.started(id);
                 let worker = self.crew.name(id).to_owned();
                 self.display.show(&Event::Struck { kind: Kind::Join, worker, round });
             }
             Action::Replace => {
-                let id = self.start_worker()?;
+                let id = self.start_worker(self.local.another_worker()?)?;
                 self.chaos.started(id);
                 let worker = self.crew.name(id).to_owned();
                 self.display.show(&Event::Replaced { worker });

@@ -9,7 +9,6 @@ mod report;
 mod resume;
 mod rounds;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -124,28 +123,15 @@ impl ModelArgs {
         }
     }
 
-    /// The options again, for a child.
-    pub(crate) fn to_args(&self) -> Vec<String> {
+    /// The option again, for a child; the seed is another one.
+    pub(crate) fn to_arg(&self) -> String {
         if self.input.is_empty() {
-            return vec![format!("--bytes={}", self.bytes.0), format!("--seed={}", self.seed)];
+            return format!("--bytes={}", self.bytes.0);
         }
-        self.input.iter().flat_map(|path| ["--input".to_owned(), path.display().to_string()]).collect()
+        // A comma is no part of a path: it has stood between two already.
+        let paths: Vec<String> = self.input.iter().map(|path| path.display().to_string()).collect();
+        format!("--input={}", paths.join(","))
     }
-}
-
-/// The arguments of a worker that `up` starts.
-pub(crate) fn supervised_args(
-    master: SocketAddr,
-    workers: u32,
-    rounds: u64,
-    model: &ModelArgs,
-) -> Vec<String> {
-    let mut args = ["worker", "--supervised", "--master"].map(str::to_owned).to_vec();
-    args.push(master.to_string());
-    args.push(format!("--workers={workers}"));
-    args.push(format!("--rounds={rounds}"));
-    args.extend(model.to_args());
-    args
 }
 
 /// Runs until all rounds are done.
