@@ -126,7 +126,7 @@ pub fn go_on(
     for record in &first {
         history.apply(record);
     }
-    let mut tasks = ended_services(&plan, &history, &store, &mut display)?;
+    let mut tasks = ended_services(&plan, &history, only, &store, &mut display)?;
     if matches!(again, Again::Retry) {
         tasks.extend(failed(&plan, &history, only));
     }
@@ -139,33 +139,35 @@ pub fn go_on(
     session.go(store, first, manner, metrics).map(|summary| (summary, id))
 }
 
-/// Names of the tasks that failed for good, by target or name where `only` names some.
+/// Whether `only` is empty, or names a task, its phase or its target.
+fn is_wanted(plan: &Plan, id: TaskId, only: &[String]) -> bool {
+    let name = plan.name(id);
+    let names = [&name, plan.target_name(id), &plan.phase_of(id).name];
+    only.is_empty() || only.iter().any(|one| names.contains(&one.as_str()))
+}
+
+/// Names of the tasks that failed for good, of those that are wanted.
 fn failed(plan: &Plan, history: &History, only: &[String]) -> Vec<String> {
-    let wanted = |id: &TaskId| {
-        let name = plan.name(*id);
-        only.is_empty()
-            || only
-                .iter()
-                .any(|one| *one == name || one == plan.target_name(*id) || *one == plan.phase_of(*id).name)
-    };
     let is_failed = |name: &String| {
         history.tasks.get(name).is_some_and(|task| {
             task.attempts.last().is_some_and(|last| matches!(last.outcome, Some(Outcome::Failed(_))))
         })
     };
-    plan.ids().filter(wanted).map(|id| plan.name(id)).filter(is_failed).collect()
+    plan.ids().filter(|id| is_wanted(plan, *id, only)).map(|id| plan.name(id)).filter(is_failed).collect()
 }
 
 /// Names of the tasks that were done when their service was ready, which does not run any more.
 fn ended_services(
     plan: &Plan,
     history: &History,
+    only: &[String],
     store: &Store,
     display: &mut Display,
 ) -> Result<Vec<String>, DeployError> {
     let services = store.services();
     let mut ended = Vec::new();
-    for id in plan.ids().filter(|id| !plan.task(*id).left_out && plan.phase_of(*id).run.service().is_some()) {
+    let is_service = |id: &TaskId| !plan.task(*id).left_out && plan.phase_of(*id).run.service().is_some();
+    for id in plan.ids().filter(is_service).filter(|id| is_wanted(plan, *id, only)) {
         let name = plan.name(id);
         let is_done = history.tasks.get(&name).is_some_and(|task| task.standing() == Standing::Done);
         let fail = |e: StopError| DeployError::System(e.to_string());
