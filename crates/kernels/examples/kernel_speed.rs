@@ -56,11 +56,13 @@ fn main() {
         }
     }
     println!(
-        "\nquantization, of a tensor of f32 and back; sum of two quantized ones, by bytes of their tensors"
+        "\nquantization, of a tensor of f32 and back; sum of two quantized ones, by bytes of their tensors; + keeps residuals"
     );
-    for (name, width, scheme) in
-        [("q8 min-max", Width::Eight, Scheme::MinMax), ("q16 zero", Width::Sixteen, Scheme::ZeroPoint)]
-    {
+    for (name, width, scheme) in [
+        ("q8 min-max", Width::Eight, Scheme::MinMax),
+        ("q8 zero", Width::Eight, Scheme::ZeroPoint),
+        ("q16 zero", Width::Sixteen, Scheme::ZeroPoint),
+    ] {
         let format = Format { dtype: DataType::Float32, width, scheme };
         let mut blocks = vec![0; format.bytes(MEMORY_BYTES / 4)];
         let mut sum = vec![0; blocks.len()];
@@ -74,6 +76,15 @@ fn main() {
             let (parts, sum) =
                 (&blocks[..format.bytes(dst.len() / 4)], &mut sum[..format.bytes(dst.len() / 4)]);
             format.reduce(ReduceOp::Sum, &[parts, parts], sum);
+        });
+        row(&format!("{name} encode+"), "", &mut |after, before, b| {
+            let blocks = &mut blocks[..format.bytes(b.len() / 4)];
+            format.encode_with_residual(b, Some(before), blocks, after);
+        });
+        row(&format!("{name} sum+"), "", &mut |after, _, _| {
+            let bytes = format.bytes(after.len() / 4);
+            let (parts, sum) = (&blocks[..bytes], &mut sum[..bytes]);
+            format.reduce_with_residual(ReduceOp::Sum, &[parts, parts], sum, after);
         });
     }
     println!("\nhash, blocks of 4 MiB");

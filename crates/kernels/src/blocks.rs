@@ -1,6 +1,6 @@
 //! A tensor as quantized blocks that are made, and taken, piece by piece: while some are on their way, others are made.
 
-use crate::quantize::{BLOCK, Format};
+use crate::quantize::{BLOCK, Format, Residual};
 
 /// Bytes of a tensor for which another thread pays when all of its blocks are taken at once.
 const BYTES_PER_THREAD: usize = 4 << 20;
@@ -12,15 +12,36 @@ pub struct Blocks {
     contribution: Vec<u8>,
     result: Vec<u8>,
     /// By block of the contribution.
-    made: Vec<bool>,
+    made: Vec<Made>,
+    feedback: Option<Feedback>,
+}
+
+/// How far a block of the contribution is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// It has not been made.
+    Not,
+    /// It is there.
+    Yes,
+    /// It is there, and what is left of it has what quantizing the sum took away.
+    AndSum,
+}
+
+/// What quantization has taken away from the tensor.
+#[derive(Debug)]
+struct Feedback {
+    /// By earlier ops. None: nothing.
+    before: Option<Residual>,
+    /// With this one, where blocks have been made.
+    after: Residual,
 }
 
 impl Blocks {
     /// For a tensor of `count` elements. Memory is mapped by the system only as it is written to.
     pub fn new(format: Format, count: usize) -> Self {
         let bytes = format.bytes(count);
-        let made = vec![false; count.div_ceil(BLOCK)];
-        Self { format, contribution: vec![0; bytes], result: vec![0; bytes], made }
+        let made = vec![Made::Not; count.div_ceil(BLOCK)];
+        Self { format, contribution: vec![0; bytes], result: vec![0; bytes], made, feedback: None }
     }
 
     /// The same in the memory of earlier ones, if that is neither too small nor much too large.
@@ -35,8 +56,50 @@ impl Blocks {
         self.contribution.resize(bytes, 0);
         self.result.resize(bytes, 0);
         self.made.clear();
-        self.made.resize(count.div_ceil(BLOCK), false);
-        Self { format, ..self }
+        self.made.resize(count.div_ceil(BLOCK), Made::Not);
+        Self { format, feedback: None, ..self }
+    }
+
+    /// The same for a tensor of `count` elements of which what quantization takes away is kept, in the memory of `spare`.
+    /// What earlier ops have taken away `before` is contributed with it.
+    ///
+    /// # Panics
+    /// When `before` is not of such a tensor, or blocks have been made.
+    #[must_use]
+    pub fn with_feedback(self, count: usize, before: Option<Residual>, spare: Option<Residual>) -> Self {
+        let after = Residual::for_count(self.format, count, spare);
+        assert!(before.as_ref().is_none_or(|before| before.0.len() == after.0.len()), "of the same length");
+        assert!(self.made.iter().all(|made| *made == Made::Not), "nothing has been made");
+        Self { feedback: Some(Feedback { before, after }), ..self }
+    }
+
+    /// Another attempt begins: what the sums of the one before took away counts no more.
+    pub fn begin(&mut self) {
+        if self.feedback.is_some() {
+            // They are made again: the same bytes, and what is left of them.
+            let again = |made: &&mut Made| **made == Made::AndSum;
+            self.made.iter_mut().filter(again).for_each(|made| *made = Made::Not);
+        }
+    }
+
+    /// The op has ended. Returns the residual that stands, and the memory of the other one: what is left after this op if
+    /// it has `committed`, else what was before it.
+    pub fn end_feedback(&mut self, committed: bool) -> (Option<Residual>, Option<Residual>) {
+        let Some(Feedback { before, mut after }) = self.feedback.take() else { return (None, None) };
+        if !committed {
+            return (before, Some(after));
+        }
+        let bytes = self.format.residual_bytes();
+        for (made, (i, after)) in self.made.iter().zip(after.0.chunks_mut(bytes).enumerate()) {
+            if *made == Made::Not {
+                // Not contributed, so all is left.
+                match &before {
+                    Some(before) => after.copy_from_slice(&before.0[i * bytes..i * bytes + after.len()]),
+                    None => after.fill(0),
+                }
+            }
+        }
+        (Some(after), before)
     }
 
     /// The contribution; blocks that have not been prepared are arbitrary.
@@ -65,12 +128,40 @@ impl Blocks {
     /// When the bytes are no whole blocks, or the tensor is not as long as the blocks are for.
     pub fn prepare(&mut self, tensor: &[u8], start: usize, len: usize) {
         let blocks = self.blocks(start, len);
-        if self.made[blocks.clone()].iter().all(|made| *made) {
+        if self.made[blocks.clone()].iter().all(|made| *made != Made::Not) {
             return;
         }
+        debug_assert!(
+            !self.made[blocks.clone()].contains(&Made::AndSum),
+            "pieces of an attempt do not overlap"
+        );
         let tensor = &tensor[self.elements(&blocks, tensor.len())];
-        self.format.encode(tensor, &mut self.contribution[start..start + len]);
-        self.made[blocks].fill(true);
+        let contribution = &mut self.contribution[start..start + len];
+        match &mut self.feedback {
+            None => self.format.encode(tensor, contribution),
+            Some(feedback) => {
+                let range = residuals(self.format, &blocks, feedback.after.0.len());
+                let before = feedback.before.as_ref().map(|before| &before.0[range.clone()]);
+                let after = &mut feedback.after.0[range];
+                self.format.encode_with_residual(tensor, before, contribution, after);
+            }
+        }
+        self.made[blocks].fill(Made::Yes);
+    }
+
+    /// Contribution and result, and where what is taken away from the sum of these bytes is added, if that is kept. Asked
+    /// for once in an attempt, after the same bytes of the contribution have been prepared.
+    ///
+    /// # Panics
+    /// When the bytes are no whole blocks.
+    pub fn both_to_sum(&mut self, start: usize, len: usize) -> (&[u8], &mut [u8], Option<&mut [u8]>) {
+        let blocks = self.blocks(start, len);
+        let residual = self.feedback.as_mut().map(|feedback| {
+            let range = residuals(self.format, &blocks, feedback.after.0.len());
+            self.made[blocks].fill(Made::AndSum);
+            &mut feedback.after.0[range]
+        });
+        (&self.contribution, &mut self.result, residual)
     }
 
     /// Writes what these bytes of the result stand for to the tensor.
@@ -114,4 +205,10 @@ impl Blocks {
         let bytes = BLOCK * self.format.dtype.size();
         (blocks.start * bytes).min(tensor_bytes)..(blocks.end * bytes).min(tensor_bytes)
     }
+}
+
+/// Bytes of a residual of so many that belong to blocks.
+fn residuals(format: Format, blocks: &std::ops::Range<usize>, all: usize) -> std::ops::Range<usize> {
+    let bytes = format.residual_bytes();
+    (blocks.start * bytes).min(all)..(blocks.end * bytes).min(all)
 }

@@ -11,6 +11,8 @@
 //! Rounding is to nearest, ties to even, so a value is off by half a scale at most (and the rounding of `f32`). The
 //! numbers are `f32`, for tensors of `f64` they are `f64`. A block with a value that is not finite becomes NaN as a whole,
 //! so that it is not mistaken for a sum. Nothing depends on the instruction set: every step rounds, and none is fused.
+//!
+//! [`Format::encode_with_residual`] and [`Format::reduce_with_residual`] keep what is taken away ([`Residual`]).
 
 #![expect(
     clippy::inline_always,
@@ -32,6 +34,10 @@ macro_rules! vectorized {
         $name($($argument),*)
     }};
 }
+
+mod feedback;
+pub use feedback::Residual;
+
 /// Values of a block.
 pub const BLOCK: usize = 256;
 
@@ -201,6 +207,7 @@ trait Real: Copy + PartialOrd + Default {
     /// The nearest integer, ties to even, of what lies between 0 and 2¹⁶.
     fn to_int(self) -> u32;
     fn from_int(q: u32) -> Self;
+    fn is_finite(self) -> bool;
     fn load(bytes: &[u8]) -> Self;
     fn store(self, bytes: &mut [u8]);
     /// Smallest scale whose inverse is finite.
@@ -243,6 +250,11 @@ macro_rules! real {
         #[inline(always)]
         fn from_int(q: u32) -> Self {
             q as $real
+        }
+        #[inline(always)]
+        fn is_finite(self) -> bool {
+            // An infinite or NaN value less itself is NaN.
+            self - self == 0.0
         }
         #[inline(always)]
         fn load(bytes: &[u8]) -> Self {
@@ -462,6 +474,12 @@ fn decode_to<R: Real>(format: Format, input: &[u8], output: &mut [u8]) {
 
 #[inline(always)]
 fn reduce_block<R: Real>(format: Format, op: ReduceOp, parts: &[&[u8]], at: usize, output: &mut [u8]) {
+    encode_values(format, &combine_block::<R>(format, op, parts, at), output);
+}
+
+/// The reduction of the parts' blocks at this byte, before it is quantized.
+#[inline(always)]
+fn combine_block<R: Real>(format: Format, op: ReduceOp, parts: &[&[u8]], at: usize) -> [R; BLOCK] {
     let (mut sum, mut next) = ([R::default(); BLOCK], [R::default(); BLOCK]);
     decode_block(format, &parts[0][at..], &mut sum);
     for part in &parts[1..] {
@@ -494,5 +512,5 @@ fn reduce_block<R: Real>(format: Format, op: ReduceOp, parts: &[&[u8]], at: usiz
             *a = a.div(world);
         }
     }
-    encode_values(format, &sum, output);
+    sum
 }
