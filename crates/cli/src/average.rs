@@ -90,7 +90,7 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
     let mut world = comm.membership().world_size;
     for (code, bytes) in &mut model.parts {
         let Some(dtype) = DataType::from_code(*code) else { continue };
-        let call = Call::new(LAYOUT_TAG + 1 + u64::from(*code)).op(args.op);
+        let call = Call::new(LAYOUT_TAG + 1 + u64::from(*code)).op(args.op).uncompressed();
         let OpInfo { world: took_part, .. } = comm.all_reduce_bytes_in_place(dtype, bytes, &call)?;
         world = world.min(took_part);
     }

@@ -29,42 +29,21 @@ impl ConfigArgs {
     /// Reads the file and the environment.
     pub(crate) fn load(&self) -> Result<Config, CliError> {
         let default = Path::new(DEFAULT_FILE);
-        let path = match &self.config {
-            Some(path) => Some(path.as_path()),
-            None => default.is_file().then_some(default),
-        };
+        let path = self.config.as_deref().or_else(|| default.is_file().then_some(default));
         let variable = |name: &str| env::var(name).ok();
-        let config = match path {
-            None => Config::from_env(&variable)?,
+        match path {
+            None => Ok(Config::from_env(&variable)?),
             Some(path) => {
                 let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-                Config::from_yaml(&text, &path.display().to_string(), &variable)?
+                Ok(Config::from_yaml(&text, &path.display().to_string(), &variable)?)
             }
-        };
-        refuse_what_is_not_there(&config)?;
-        Ok(config)
+        }
     }
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
     CliError::new(Exit::Config, format!("failed to read the configuration {}: {error}", path.display()))
         .hint("name another file by --config, or leave it out to use the defaults")
-}
-
-/// What somebody asked for and does not get would be worse than an error.
-fn refuse_what_is_not_there(config: &Config) -> Result<(), CliError> {
-    let refused = [("performance.enable_compression", config.performance.enable_compression)];
-    match refused.into_iter().find(|(_, asked)| *asked) {
-        None => Ok(()),
-        Some((key, _)) => Err(CliError::new(
-            Exit::Config,
-            format!(
-                "failed to apply the configuration: {}: this version cannot do what `{key}` asks for",
-                config.origin(key)
-            ),
-        )
-        .hint("leave the key out")),
-    }
 }
 
 /// What guards connections and heartbeats, if the configuration asks for anything.
@@ -103,6 +82,7 @@ pub(crate) fn run_settings(config: &Config) -> RunSettings {
         max_recovery_attempts: faults.max_recovery_attempts,
         recovery: recovery(faults.recovery),
         ring_chunk_size: config.performance.ring_chunk_size,
+        enable_compression: config.performance.enable_compression,
         op_timeout_ms: faults.op_timeout_ms,
         ..RunSettings::default()
     }
@@ -121,6 +101,7 @@ pub(crate) fn expectations(config: &Config) -> Expectations {
             .then_some(run.max_recovery_attempts),
         recovery: given("fault_tolerance.recovery").then_some(run.recovery),
         ring_chunk_size: given("performance.ring_chunk_size").then_some(run.ring_chunk_size),
+        enable_compression: given("performance.enable_compression").then_some(run.enable_compression),
     }
 }
 

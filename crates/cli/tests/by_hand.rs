@@ -8,7 +8,8 @@ use common::{Running, master, pccl, refused, run, signal, succeeded, text, until
 use serde_json::Value;
 
 fn worker(master: &str, more: &[&str]) -> Command {
-    let mut command = pccl(&[&["worker", "--master", master, "--bytes", "4KiB"], more].concat());
+    let bytes = if more.contains(&"--bytes") { &[][..] } else { &["--bytes", "4KiB"] };
+    let mut command = pccl(&[&["worker", "--master", master], bytes, more].concat());
     command.env("PCCL_NETWORK__P2P_PORTS", "21000-23999");
     command
 }
@@ -30,6 +31,22 @@ fn workers_started_by_hand_average_and_leave() {
     let events = two.rest();
     assert!(events.contains(r#""event":"round","round":3"#), "{events}");
     assert!(one.child.wait().unwrap().success() && two.child.wait().unwrap().success());
+}
+
+#[test]
+fn workers_of_a_run_with_compression_have_one_result_and_who_wants_none_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let yes = folder.path().join("compressed.yaml").display().to_string();
+    std::fs::write(&yes, "performance: { enable_compression: true }\nstore: { kind: memory }").unwrap();
+    let mut master = Running::start(pccl(&["master", "--listen=127.0.0.1:0", "--config", &yes]));
+    let addr = master.listening();
+    let no = worker(&addr, &[]).env("PCCL_PERFORMANCE__ENABLE_COMPRESSION", "false").output().unwrap();
+    refused(&no, 4, &["true at the master and false here"]);
+    let more = ["--workers", "2", "--rounds", "3", "--json", "--config", &yes, "--bytes", "2MiB"];
+    let hashes = [0; 2].map(|_| Running::start(worker(&addr, &more))).map(|mut one| one.rest());
+    let [one, two] =
+        hashes.map(|all| all.split(r#""hash":""#).map(|h| h[..32].to_owned()).collect::<Vec<_>>());
+    assert!(one.len() == 4 && one[1..] == two[1..], "{one:?} {two:?}");
 }
 
 #[test]

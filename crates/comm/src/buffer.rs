@@ -8,10 +8,8 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use pccl_proto::execute::OpMemory;
-use pccl_proto::ids::Tag;
 use pccl_proto::peer::{OpId, StartError, SyncFailure, SyncStartError, Synchronized};
 use pccl_proto::shared_state::{Offer, StateMemory, Strategy};
-use pccl_proto::vocabulary::Fingerprint;
 
 use crate::communicator::Communicator;
 use crate::cuda;
@@ -19,7 +17,7 @@ use crate::element::Element;
 use crate::engine::{Ended, Engine};
 use crate::error::CollectiveError;
 use crate::options::Call;
-use crate::quantized::{self, Quantized};
+use crate::quantized::{self, Order, Quantized, Spare};
 use crate::raw::{self, Device, RawOp, RawPending, RawTensor};
 use crate::shared_state::{SharedState, SyncError, SyncInfo, Tensor};
 
@@ -73,6 +71,23 @@ pub(crate) enum Buffers {
     Quantized(Box<Quantized>),
 }
 
+impl Buffers {
+    /// The caller's, of an op that was not started.
+    pub(crate) fn not_started(self, spare: &Spare) -> Self {
+        match self {
+            Self::Quantized(memory) => memory.not_started(spare),
+            other => other,
+        }
+    }
+
+    /// Makes the output what the input is; both are of the same length.
+    pub(crate) fn copy_to_output(&mut self) {
+        if let Self::Apart(pair) = self {
+            pair.output.bytes_mut().copy_from_slice(pair.input.bytes());
+        }
+    }
+}
+
 pub(crate) struct LentPair {
     input: Lent,
     output: Lent,
@@ -96,8 +111,7 @@ impl Drop for AbortOnUnwind {
 /// Runs an op on two lent slices, from start to end.
 pub(crate) fn run(
     engine: &Engine,
-    tag: Tag,
-    f: Fingerprint,
+    order: &Order,
     input: &[u8],
     output: &mut [u8],
 ) -> Result<Ended, StartError> {
@@ -106,33 +120,20 @@ pub(crate) fn run(
         input: Lent { ptr: input.as_ptr().cast_mut(), len: input.len() },
         output: Lent { ptr: output.as_mut_ptr(), len: output.len() },
     });
-    run_lent(engine, tag, f, memory)
+    run_lent(engine, order, memory)
 }
 
 /// Runs an op on one lent slice, from start to end.
-pub(crate) fn run_in_place(
-    engine: &Engine,
-    tag: Tag,
-    f: Fingerprint,
-    buffer: &mut [u8],
-) -> Result<Ended, StartError> {
+pub(crate) fn run_in_place(engine: &Engine, order: &Order, buffer: &mut [u8]) -> Result<Ended, StartError> {
     let memory = Buffers::InPlace(LentOne(Lent { ptr: buffer.as_mut_ptr(), len: buffer.len() }));
-    run_lent(engine, tag, f, memory)
+    run_lent(engine, order, memory)
 }
 
-fn run_lent(engine: &Engine, tag: Tag, f: Fingerprint, memory: Buffers) -> Result<Ended, StartError> {
+fn run_lent(engine: &Engine, order: &Order, memory: Buffers) -> Result<Ended, StartError> {
     let guard = AbortOnUnwind;
-    let started = engine.start_op(tag, f, engine.spare.memory_for(&f, memory));
-    let ended = started.map(|id| finished(engine, engine.wait_for(id))).map_err(|(why, _memory)| why);
+    let started = engine.start_op(order, memory);
+    let ended = started.map(|id| engine.finished(engine.wait_for(id))).map_err(|(why, _memory)| why);
     std::mem::forget(guard);
-    ended
-}
-
-/// An op that has ended, with its result where it belongs, and its tensor as its memory.
-pub(crate) fn finished(engine: &Engine, mut ended: Ended) -> Ended {
-    if let Buffers::Quantized(memory) = ended.memory {
-        ended.memory = memory.finish(ended.result.is_ok(), &engine.spare);
-    }
     ended
 }
 
@@ -146,13 +147,13 @@ impl Communicator {
     pub unsafe fn start_raw(&self, raw: &RawOp, call: &Call) -> Result<RawPending, CollectiveError> {
         let (op, tag) = (raw.collective.name(), call.tag);
         self.check_process(op, tag)?;
-        let f = raw::fingerprint(raw, call);
+        let order = self.engine.order(raw::fingerprint(raw, call), call);
         // A slice of no bytes still needs an address that is not null.
         let lent =
             |ptr: *mut u8, len| Lent { ptr: if len == 0 { std::ptr::dangling_mut() } else { ptr }, len };
         let output = lent(raw.output, raw.output_bytes);
-        if f.quantization.is_some() {
-            quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
+        if order.f.quantization.is_some() {
+            quantized::check(&order.f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
             raw::check_bytes(raw).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
         }
         let memory = if raw.input == raw.output.cast_const() && raw.input_bytes == raw.output_bytes {
@@ -161,7 +162,7 @@ impl Communicator {
             // The input is never written to through this pointer: `OpMemory` gives it out as `&[u8]` only.
             Buffers::Apart(LentPair { input: lent(raw.input.cast_mut(), raw.input_bytes), output })
         };
-        let started = self.engine.start_op(Tag(tag), f, self.engine.spare.memory_for(&f, memory));
+        let started = self.engine.start_op(&order, memory);
         let id = started.map_err(|(why, _memory)| CollectiveError::NotStarted { op, tag, why })?;
         Ok(RawPending::new(&self.engine, id, op))
     }
@@ -262,12 +263,11 @@ impl<'a> Loans<'a> {
     }
 
     /// Starts an in-place op on slice `i`, which must have none.
-    pub(crate) fn start(&mut self, i: usize, tag: Tag, f: Fingerprint) -> Result<(), StartError> {
+    pub(crate) fn start(&mut self, i: usize, order: &Order) -> Result<(), StartError> {
         let (lent, op) = &mut self.slices[i];
         assert!(op.is_none(), "a slice is lent to one op at a time");
         let memory = Buffers::InPlace(LentOne(Lent { ptr: lent.ptr, len: lent.len }));
-        let memory = self.engine.spare.memory_for(&f, memory);
-        *op = Some(self.engine.start_op(tag, f, memory).map_err(|(why, _memory)| why)?);
+        *op = Some(self.engine.start_op(order, memory).map_err(|(why, _memory)| why)?);
         Ok(())
     }
 
@@ -275,7 +275,7 @@ impl<'a> Loans<'a> {
     pub(crate) fn finish(&mut self, i: usize) -> Option<Ended> {
         let id = self.slices[i].1?;
         let guard = AbortOnUnwind;
-        let ended = finished(self.engine, self.engine.wait_for(id));
+        let ended = self.engine.finished(self.engine.wait_for(id));
         std::mem::forget(guard);
         self.slices[i].1 = None;
         Some(ended)
@@ -381,6 +381,21 @@ impl OpMemory for Buffers {
             other => (&[], other.output_mut()),
         }
     }
+
+    fn begin(&mut self) {
+        if let Self::Quantized(memory) = self {
+            memory.begin();
+        }
+    }
+
+    fn split_to_sum(&mut self, start: usize, len: usize) -> (&[u8], &mut [u8], Option<&mut [u8]>) {
+        if let Self::Quantized(memory) = self {
+            return memory.split_to_sum(start, len);
+        }
+        let (input, output) = self.split();
+        (input, output, None)
+    }
+
     fn prepare(&mut self, start: usize, len: usize) {
         if let Self::Quantized(memory) = self {
             memory.prepare(start, len);

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use pccl_proto::ids::Tag;
 use pccl_proto::peer::{OpInfo, StartError};
 use pccl_proto::schedule::{block_len, block_start};
 use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
@@ -86,7 +85,7 @@ impl Communicator {
             let why = format!("the receive buffer has {} bytes, the send buffer {}", recv.len(), send.len());
             return Err(CollectiveError::Invalid { op: "all_reduce", tag: call.tag, why });
         }
-        self.run("all_reduce", call.tag, fingerprint(Collective::AllReduce, dtype, count, call), send, recv)
+        self.run("all_reduce", call, fingerprint(Collective::AllReduce, dtype, count, call), send, recv)
     }
 
     /// [`Communicator::all_reduce_in_place`] with a type known at run time.
@@ -97,12 +96,7 @@ impl Communicator {
         call: &Call,
     ) -> Result<OpInfo, CollectiveError> {
         let count = count_of("all_reduce", dtype, buffer, call)?;
-        self.run_in_place(
-            "all_reduce",
-            call.tag,
-            fingerprint(Collective::AllReduce, dtype, count, call),
-            buffer,
-        )
+        self.run_in_place("all_reduce", call, fingerprint(Collective::AllReduce, dtype, count, call), buffer)
     }
 
     /// Gives everybody the `buffer` of the member of rank `root`.
@@ -114,7 +108,7 @@ impl Communicator {
     ) -> Result<OpInfo, CollectiveError> {
         let f = fingerprint(Collective::Broadcast, T::DTYPE, buffer.len(), call);
         let f = Fingerprint { root, op: ReduceOp::Sum, ..f };
-        self.run_in_place("broadcast", call.tag, f, as_bytes_mut(buffer))
+        self.run_in_place("broadcast", call, f, as_bytes_mut(buffer))
     }
 
     /// Fills `recv` with the `send` of all members, in rank order; it gets as many elements as `send` has, times the
@@ -130,7 +124,7 @@ impl Communicator {
         loop {
             let world = self.membership().world_size.max(1) as usize;
             recv.resize(send.len() * world, T::default());
-            match self.run("all_gather", call.tag, f, as_bytes(send), as_bytes_mut(recv)) {
+            match self.run("all_gather", call, f, as_bytes(send), as_bytes_mut(recv)) {
                 // Newcomers were let in between the look at the world and the start.
                 Err(CollectiveError::NotStarted { why: StartError::BufferTooSmall { .. }, .. }) => {}
                 Ok(info) => {
@@ -153,7 +147,7 @@ impl Communicator {
         let f = fingerprint(Collective::ReduceScatter, T::DTYPE, send.len(), call);
         // Blocks grow if a peer is lost on the way.
         recv.resize(send.len(), T::default());
-        let info = self.run("reduce_scatter", call.tag, f, as_bytes(send), as_bytes_mut(recv))?;
+        let info = self.run("reduce_scatter", call, f, as_bytes(send), as_bytes_mut(recv))?;
         let (start, len) = block_of(send.len(), info.world, info.rank);
         recv.truncate(len);
         Ok(Scattered { info, start })
@@ -161,8 +155,9 @@ impl Communicator {
 
     /// Returns when every member has called it.
     pub fn barrier(&self, tag: u64) -> Result<OpInfo, CollectiveError> {
-        let f = fingerprint(Collective::Barrier, DataType::U8, 0, &Call::new(tag));
-        self.run("barrier", tag, f, &[], &mut [])
+        let call = Call::new(tag);
+        let f = fingerprint(Collective::Barrier, DataType::U8, 0, &call);
+        self.run("barrier", &call, f, &[], &mut [])
     }
 
     /// Starts an all-reduce of a buffer that the op owns until [`Pending::wait`] gives it back.
@@ -177,8 +172,8 @@ impl Communicator {
         if let Err(why) = quantized::check(&f) {
             return Err((CollectiveError::Invalid { op: "all_reduce", tag: call.tag, why }, buffer));
         }
-        let memory = self.engine.spare.memory_for(&f, Buffers::Owned(Box::new(buffer)));
-        match self.engine.start_op(Tag(call.tag), f, memory) {
+        let order = self.engine.order(f, call);
+        match self.engine.start_op(&order, Buffers::Owned(Box::new(buffer))) {
             Ok(id) => {
                 self.engine.hand_over();
                 Ok(Pending::new(std::sync::Arc::clone(&self.engine), id, call.tag))
@@ -217,7 +212,7 @@ impl Communicator {
                     failed = Some(CollectiveError::Invalid { op: OP, tag: call.tag, why });
                     continue;
                 }
-                match loans.start(i, Tag(call.tag), f) {
+                match loans.start(i, &self.engine.order(f, &call)) {
                     Ok(()) => running.push_back(i),
                     Err(why) => failed = Some(CollectiveError::NotStarted { op: OP, tag: call.tag, why }),
                 }
@@ -239,27 +234,29 @@ impl Communicator {
     fn run(
         &self,
         op: &'static str,
-        tag: u64,
+        call: &Call,
         f: Fingerprint,
         input: &[u8],
         output: &mut [u8],
     ) -> Result<OpInfo, CollectiveError> {
+        let tag = call.tag;
         self.check_process(op, tag)?;
         quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
-        let ended = buffer::run(&self.engine, Tag(tag), f, input, output);
+        let ended = buffer::run(&self.engine, &self.engine.order(f, call), input, output);
         result_of(op, ended.map_err(|why| CollectiveError::NotStarted { op, tag, why })?)
     }
 
     fn run_in_place(
         &self,
         op: &'static str,
-        tag: u64,
+        call: &Call,
         f: Fingerprint,
         buffer: &mut [u8],
     ) -> Result<OpInfo, CollectiveError> {
+        let tag = call.tag;
         self.check_process(op, tag)?;
         quantized::check(&f).map_err(|why| CollectiveError::Invalid { op, tag, why })?;
-        let ended = buffer::run_in_place(&self.engine, Tag(tag), f, buffer);
+        let ended = buffer::run_in_place(&self.engine, &self.engine.order(f, call), buffer);
         result_of(op, ended.map_err(|why| CollectiveError::NotStarted { op, tag, why })?)
     }
 

@@ -65,6 +65,8 @@ pub struct Stats {
     pub received_bytes: u64,
     /// Bytes kept now to restore inputs.
     pub backup_bytes: u64,
+    /// Bytes kept now of what compression has taken away, of ops that are not in flight.
+    pub residual_bytes: u64,
     /// Ops in flight now.
     pub in_flight: usize,
     /// Open connections now.
@@ -161,6 +163,7 @@ impl Communicator {
             });
             decided.unwrap_or(Ok(()))
         });
+        self.engine.heed_settings();
         accepted.map_err(|why| match why {
             EndReason::Refused(why) => ConnectError::Refused(why),
             other => ConnectError::Ended(other),
@@ -276,6 +279,7 @@ impl Communicator {
             sent_bytes: state.totals.sent_bytes,
             received_bytes: state.totals.received_bytes,
             backup_bytes: state.peer.backup_bytes() as u64,
+            residual_bytes: self.engine.residuals.bytes() as u64,
             in_flight: state.peer.ops_in_flight(),
             connections: state.net.connections(),
         })

@@ -21,17 +21,13 @@ pub(crate) fn refuse(config: &Config, key: &str, why: String) -> ConfiguredError
 
 /// Refuses what somebody asked for and would not get: that would be worse than an error.
 pub fn check_configuration(config: &Config) -> Result<(), ConfiguredError> {
-    let asked = [
-        ("performance.enable_compression", config.performance.enable_compression),
-        ("store.kind", matches!(config.store.kind, StoreKind::Postgres | StoreKind::Etcd)),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        None => Ok(()),
-        Some((key, _)) => Err(refuse(
-            config,
-            key,
-            format!("this library cannot do what `{key}` asks for; leave the key out"),
-        )),
+    match config.store.kind {
+        StoreKind::Postgres | StoreKind::Etcd => {
+            let key = "store.kind";
+            let why = format!("this library cannot do what `{key}` asks for; leave the key out");
+            Err(refuse(config, key, why))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -49,6 +45,7 @@ pub fn run_settings(config: &Config) -> RunSettings {
             ConfigRecovery::ByCaller => Recovery::ByCaller,
         },
         ring_chunk_size: config.performance.ring_chunk_size,
+        enable_compression: config.performance.enable_compression,
         op_timeout_ms: faults.op_timeout_ms,
         ..RunSettings::default()
     }
@@ -66,6 +63,7 @@ fn expectations(config: &Config) -> Expectations {
         max_recovery_attempts: given(faults, "max_recovery_attempts").then_some(run.max_recovery_attempts),
         recovery: given(faults, "recovery").then_some(run.recovery),
         ring_chunk_size: given("performance", "ring_chunk_size").then_some(run.ring_chunk_size),
+        enable_compression: given("performance", "enable_compression").then_some(run.enable_compression),
     }
 }
 
@@ -131,6 +129,11 @@ mod tests {
         assert_eq!((options.group, options.site.as_str()), (3, "x"));
         assert_eq!(options.expects.recovery, Some(Recovery::ByCaller));
         assert_eq!(options.expects.heartbeat_timeout_ms, None);
+        assert_eq!(options.expects.enable_compression, None);
+        let compressed = config("performance: { enable_compression: true }");
+        assert!(run_settings(&compressed).enable_compression);
+        let options = Options::configured(&compressed, None, None).unwrap();
+        assert_eq!(options.expects.enable_compression, Some(true));
     }
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
         for yaml in [
             "network: { advertise_address: somewhere }",
             "network: { bind_address: eth0 }",
-            "performance: { enable_compression: true }",
+            "store: { kind: etcd, url: 'http://h:2379' }",
         ] {
             let refused = Options::configured(&config(yaml), None, None).unwrap_err().to_string();
             assert!(refused.contains("test.yaml"), "{refused}");

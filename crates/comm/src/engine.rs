@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use pccl_net::{Net, Security, Waiter, Wakeup};
 use pccl_observe::Metrics;
-use pccl_proto::ids::Tag;
 use pccl_proto::message::VoteOutcome;
 use pccl_proto::peer::{
     Completion, OpId, OpInfo, Peer, PeerConfig, PeerEvent, StartError, SyncEnd, SyncStartError,
@@ -26,7 +25,9 @@ use crate::buffer::Buffers;
 use crate::fault;
 use crate::journal::Journal;
 use crate::kernels::Cpu;
-use crate::quantized::Spare;
+use crate::options::Call;
+use crate::quantized::{Order, Spare};
+use crate::residuals::Residuals;
 
 /// How long the library's thread leaves the machine to callers after one has driven it.
 const PARK: Duration = Duration::from_millis(5);
@@ -81,7 +82,11 @@ pub(crate) struct Engine {
     park: Mutex<()>,
     parked: Condvar,
     stop: AtomicBool,
-    pub(crate) spare: Spare,
+    spare: Spare,
+    /// What compression has taken away.
+    pub(crate) residuals: Arc<Residuals>,
+    /// Whether the run compresses.
+    compresses: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The process that has the library's thread.
     process: u32,
@@ -138,6 +143,8 @@ impl Engine {
             parked: Condvar::new(),
             stop: AtomicBool::new(false),
             spare: Spare::default(),
+            residuals: Arc::default(),
+            compresses: AtomicBool::new(false),
             thread: Mutex::new(None),
             process: std::process::id(),
         });
@@ -177,21 +184,32 @@ impl Engine {
         }
     }
 
+    /// What a call of an op comes to in this run.
+    pub(crate) fn order(&self, f: Fingerprint, call: &Call) -> Order {
+        Order::new(f, call, self.compresses.load(Ordering::Relaxed))
+    }
+
     /// Starts an op. The memory comes back with the error, or by [`Engine::wait_for`].
-    pub(crate) fn start_op(
-        &self,
-        tag: Tag,
-        f: Fingerprint,
-        memory: Buffers,
-    ) -> Result<OpId, (StartError, Buffers)> {
-        self.with(|state| {
+    pub(crate) fn start_op(&self, order: &Order, memory: Buffers) -> Result<OpId, (StartError, Buffers)> {
+        let memory = self.spare.memory_for(order, memory, &self.residuals);
+        let (tag, f) = (order.tag, order.f);
+        let started = self.with(|state| {
             let now = state.net.now();
             let id = state.peer.start(now, tag, f, memory)?;
             pccl_net::fault::reached("started");
             state.journal.op_began(&state.peer, tag.0, f.bytes());
             state.started.insert(id, Begun { at: Instant::now(), bytes: f.bytes() });
             Ok(id)
-        })
+        });
+        started.map_err(|(why, memory): (StartError, Buffers)| (why, memory.not_started(&self.spare)))
+    }
+
+    /// An op that has ended, with its result where it belongs, and its tensor as its memory.
+    pub(crate) fn finished(&self, mut ended: Ended) -> Ended {
+        if let Buffers::Quantized(memory) = ended.memory {
+            ended.memory = memory.finish(&ended.result, &self.spare);
+        }
+        ended
     }
 
     /// Lets the library's thread take over now: nobody is going to wait for an op that has been started.
@@ -246,8 +264,9 @@ impl Engine {
             return;
         }
         let mut state = lock(&self.state);
-        if state.results.remove(&id).is_none() {
-            state.forgotten.push(id);
+        match state.results.remove(&id) {
+            Some(done) => forgotten(done),
+            None => state.forgotten.push(id),
         }
     }
 
@@ -362,6 +381,7 @@ impl Engine {
 
     /// Begins a new life after the old one has ended.
     pub(crate) fn begin_again(&self, config: PeerConfig) {
+        self.residuals.clear();
         self.with(|state| {
             state.go_on();
             state.take_in();
@@ -371,9 +391,22 @@ impl Engine {
         });
     }
 
+    /// Takes over what the run's settings say of calls.
+    pub(crate) fn heed_settings(&self) {
+        let compresses = self.look(|state| state.peer.settings().enable_compression);
+        self.compresses.store(compresses, Ordering::Relaxed);
+    }
+
     /// The address of the listening socket as the others may reach it.
     pub(crate) fn session(&self) -> Option<pccl_proto::message::Session> {
         self.look(|state| state.peer.session())
+    }
+}
+
+/// An op has ended whose result nobody wants.
+fn forgotten(done: Ended) {
+    if let Buffers::Quantized(memory) = done.memory {
+        memory.forgotten(&done.result);
     }
 }
 
@@ -401,7 +434,10 @@ impl State {
             news = true;
             self.count(&done);
             match self.forgotten.iter().position(|id| *id == done.id) {
-                Some(i) => drop(self.forgotten.swap_remove(i)),
+                Some(i) => {
+                    self.forgotten.swap_remove(i);
+                    forgotten(done);
+                }
                 None => drop(self.results.insert(done.id, done)),
             }
         }

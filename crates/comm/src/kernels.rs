@@ -48,8 +48,18 @@ impl Kernels for Cpu {
     fn finalize(&self, d: DataType, o: ReduceOp, acc: &mut [u8], world: u32) {
         pccl_kernels::finalize(dtype(d), op(o), acc, world);
     }
-    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
-        crate::quantized::format(what.dtype, what.quantization).reduce(op(what.op), parts, dst);
+    fn reduce_quantized(
+        &self,
+        what: Quantized,
+        dst: &mut [u8],
+        parts: &[&[u8]],
+        residual: Option<&mut [u8]>,
+    ) {
+        let format = crate::quantized::format(what.dtype, what.quantization);
+        match residual {
+            None => format.reduce(op(what.op), parts, dst),
+            Some(residual) => format.reduce_with_residual(op(what.op), parts, dst, residual),
+        }
     }
 }
 

@@ -158,12 +158,14 @@ pub struct Call {
     pub algorithm: Option<Algorithm>,
     /// How the values of an all-reduce travel, if not as they are.
     pub quantization: Option<Quantization>,
+    /// Whether the run's compression (`performance.enable_compression`) is for this op too.
+    pub compress: bool,
 }
 
 impl Call {
     /// A sum, by this tag.
     pub fn new(tag: u64) -> Self {
-        Self { tag, op: ReduceOp::Sum, algorithm: None, quantization: None }
+        Self { tag, op: ReduceOp::Sum, algorithm: None, quantization: None, compress: true }
     }
 
     /// How elements are combined.
@@ -186,6 +188,18 @@ impl Call {
     #[must_use]
     pub fn quantized(mut self, quantization: impl Into<Option<Quantization>>) -> Self {
         self.quantization = quantization.into();
+        self
+    }
+
+    /// As it is, also in a run with compression. All peers must say so.
+    ///
+    /// Such a run (`performance.enable_compression`) quantizes what is large enough by itself: sums and averages of 1 MiB
+    /// and more of floating-point elements, unless they are [`Call::quantized`] or ask for an algorithm other than direct
+    /// and star. What that takes away is kept by the op's tag, and given back with the next op of the same tag, count and
+    /// type: so call each tensor by a tag of its own.
+    #[must_use]
+    pub fn uncompressed(mut self) -> Self {
+        self.compress = false;
         self
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pccl_proto::peer::{OpId, OpInfo};
 
-use crate::buffer::{self, Buffers, OwnedBytes};
+use crate::buffer::{Buffers, OwnedBytes};
 use crate::collectives::result_of;
 use crate::element::Element;
 use crate::engine::Engine;
@@ -23,7 +23,6 @@ pub struct Pending<T> {
 pub(crate) fn take_vec<T: Element>(memory: Buffers) -> Vec<T> {
     match memory {
         Buffers::Owned(owned) => downcast(owned),
-        Buffers::Quantized(memory) => take_vec(memory.into_tensor()),
         _ => Vec::new(),
     }
 }
@@ -51,7 +50,7 @@ impl<T: Element> Pending<T> {
     pub fn wait(mut self) -> (Vec<T>, Result<OpInfo, CollectiveError>) {
         // Taken out once, here: the handle is consumed.
         let Some(id) = self.id.take() else { unreachable!("a handle has an op until it is waited for") };
-        let mut ended = buffer::finished(&self.engine, self.engine.wait_for(id));
+        let mut ended = self.engine.finished(self.engine.wait_for(id));
         let memory = std::mem::replace(&mut ended.memory, Buffers::Owned(Box::new(Vec::<u8>::new())));
         (take_vec(memory), result_of("all_reduce", ended))
     }

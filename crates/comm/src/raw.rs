@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use pccl_proto::peer::{OpId, OpInfo};
 use pccl_proto::vocabulary::{Collective, DataType, Fingerprint, ReduceOp};
 
-use crate::buffer;
 use crate::collectives::result_of;
 use crate::cuda::DeviceMemory;
 use crate::engine::{Ended, Engine};
@@ -111,7 +110,7 @@ impl RawPending {
     }
 
     fn end(&self, ended: Ended) -> Result<OpInfo, CollectiveError> {
-        result_of(self.op, buffer::finished(&self.engine, ended))
+        result_of(self.op, self.engine.finished(ended))
     }
 
     /// Nobody waits for it for now: the library's thread takes over.

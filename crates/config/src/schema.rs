@@ -266,7 +266,7 @@ static KEYS: &[Key] = &[
     flag(
         "performance.enable_compression",
         "false",
-        "Send large float sums and averages as int8 blocks (lossy). This version refuses `true`: quantize calls instead.",
+        "Send sums and averages of floats of 1 MiB and more as int8 blocks, and what that takes away with the next op of the tag. Lossy. A call's own setting wins.",
     )
     .run_wide(),
     choice("logging.level", LogLevel::NAMES, "INFO", "What is logged: this level and all graver ones.")

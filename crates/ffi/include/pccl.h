@@ -181,7 +181,7 @@ typedef enum pcclDistributionHint_t {
  */
 typedef enum pcclQuantizationAlgorithm_t {
     /**
-     * Not at all.
+     * Not at all, unless the run has `performance.enable_compression`.
      */
     pcclQuantNone = 0,
     /**
@@ -192,6 +192,10 @@ typedef enum pcclQuantizationAlgorithm_t {
      * As before, with the range widened to hold 0, which stays exactly 0.
      */
     pcclQuantZeroPointScale = 2,
+    /**
+     * Not at all, also in a run with `performance.enable_compression`. All members of the group must say so.
+     */
+    pcclQuantOff = 3,
 } pcclQuantizationAlgorithm_t;
 
 /**

@@ -134,12 +134,14 @@ pub enum pcclDistributionHint_t {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub enum pcclQuantizationAlgorithm_t {
-    /// Not at all.
+    /// Not at all, unless the run has `performance.enable_compression`.
     pcclQuantNone = 0,
     /// The whole range of the integers for the values from the smallest to the largest of a block.
     pcclQuantMinMax = 1,
     /// As before, with the range widened to hold 0, which stays exactly 0.
     pcclQuantZeroPointScale = 2,
+    /// Not at all, also in a run with `performance.enable_compression`. All members of the group must say so.
+    pcclQuantOff = 3,
 }
 
 /// What to do next after an error (`pcclGetLastErrorClass`).

@@ -2,10 +2,7 @@
 
 use std::ffi::c_void;
 
-use pccl::{
-    Class, Collective, CollectiveError, Communicator, OpInfo, Quantization, RawOp, RawPending,
-    quantization_of,
-};
+use pccl::{Call, Class, Collective, CollectiveError, Communicator, DataType, OpInfo, RawOp, RawPending};
 
 use crate::abi::{
     pcclAsyncReduceOp_t, pcclComm_t, pcclQuantizationOptions_t, pcclReduceDescriptor_t, pcclReduceInfo_t,
@@ -55,13 +52,14 @@ pub(crate) fn check_memory(raw: &RawOp) -> Outcome {
     Ok(())
 }
 
-fn quantization(options: pcclQuantizationOptions_t) -> Outcome<Option<Quantization>> {
+fn quantized(call: Call, options: pcclQuantizationOptions_t) -> Outcome<Call> {
     let algorithm = number(options.algorithm);
-    if algorithm == 0 {
+    let integer = match algorithm {
         // The other field may be anything then.
-        return Ok(None);
-    }
-    quantization_of(data_type(options.quantized_datatype)?, algorithm).map_err(Failure::argument)
+        0 | 3 => DataType::U8,
+        _ => data_type(options.quantized_datatype)?,
+    };
+    call.quantized_by_codes(integer, algorithm).map_err(Failure::argument)
 }
 
 /// Starts the op that a descriptor describes.
@@ -76,7 +74,7 @@ pub(crate) unsafe fn start(
 ) -> Outcome<RawPending> {
     let dtype = data_type(descriptor.src_descriptor.datatype)?;
     let op = reduce_op(descriptor.op)?;
-    let quantization = quantization(descriptor.quantization_options)?;
+    let call = quantized(comm.call(descriptor.tag).op(op), descriptor.quantization_options)?;
     if descriptor.count == 0 {
         return Err(Failure::argument("count is 0"));
     }
@@ -95,7 +93,6 @@ pub(crate) unsafe fn start(
     if connected.ended().is_none() && connected.world_size() < 2 {
         return Err(too_few());
     }
-    let call = comm.call(descriptor.tag).op(op).quantized(quantization);
     // SAFETY: not null, apart or the same, and valid as the caller promises.
     unsafe { connected.start_raw(&raw, &call) }.map_err(|e| op_failure(&e))
 }

@@ -31,6 +31,8 @@ pub struct RunSettings {
     pub recovery: Recovery,
     /// Bytes of an op that are on their way at once, over all chunks.
     pub ring_chunk_size: u64,
+    /// Whether large sums and averages of floating-point elements travel as integers of 8 bits. Lossy.
+    pub enable_compression: bool,
     /// Connections between two peers; zero: as many as the measured round trip asks for.
     pub connections_per_link: u16,
     /// An op that somebody waits for longer than this fails, milliseconds; zero: never.
@@ -47,6 +49,7 @@ impl Default for RunSettings {
             max_recovery_attempts: 3,
             recovery: Recovery::InsideCall,
             ring_chunk_size: 4 << 20,
+            enable_compression: false,
             connections_per_link: 0,
             op_timeout_ms: 0,
         }
@@ -85,6 +88,8 @@ pub struct Expectations {
     pub recovery: Option<Recovery>,
     /// See [`RunSettings::ring_chunk_size`].
     pub ring_chunk_size: Option<u64>,
+    /// See [`RunSettings::enable_compression`].
+    pub enable_compression: Option<bool>,
 }
 
 /// A setting on which a peer and the run differ.
@@ -127,6 +132,9 @@ impl Expectations {
             })
             .or_else(|| differ("recovery", &run.recovery, self.recovery.as_ref()))
             .or_else(|| differ("ring_chunk_size", &run.ring_chunk_size, self.ring_chunk_size.as_ref()))
+            .or_else(|| {
+                differ("enable_compression", &run.enable_compression, self.enable_compression.as_ref())
+            })
     }
 }
 
@@ -141,5 +149,8 @@ mod tests {
         let peer = Expectations { max_recovery_attempts: Some(5), ..Expectations::default() };
         let said = peer.disagreement(&run).unwrap().to_string();
         assert_eq!(said, "max_recovery_attempts is 3 at the master and 5 here");
+        let peer = Expectations { enable_compression: Some(true), ..Expectations::default() };
+        let said = peer.disagreement(&run).unwrap().to_string();
+        assert_eq!(said, "enable_compression is false at the master and true here");
     }
 }

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use pccl::{
-    Call, Class, Collective, DataType, Device, Options, Quantization, RawOp, RawTensor, ReduceOp, ResultCode,
-    Settings, Strategy, SyncError, VoteError,
+    Call, Class, Collective, DataType, Device, Options, RawOp, RawTensor, ReduceOp, ResultCode, Settings,
+    Strategy, SyncError, VoteError,
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -85,10 +85,11 @@ struct Request {
     quantization: Option<(u8, u8)>,
 }
 
-fn quantized(py: Python<'_>, (integer, algorithm): (u8, u8)) -> PyResult<Option<Quantization>> {
+fn quantized(py: Python<'_>, call: Call, how: Option<(u8, u8)>) -> PyResult<Call> {
+    let Some((integer, algorithm)) = how else { return Ok(call) };
     let wrong = |why: &str| argument(py, "all_reduce", why);
     let integer = DataType::from_code(integer).ok_or_else(|| wrong("unknown type to quantize to"))?;
-    pccl::quantization_of(integer, algorithm.into()).map_err(|why| wrong(&why))
+    call.quantized_by_codes(integer, algorithm.into()).map_err(|why| wrong(&why))
 }
 
 fn vote_error(py: Python<'_>, vote: &str, error: &VoteError) -> PyErr {
@@ -286,8 +287,7 @@ impl Communicator {
             return Err(raise(py, "all_reduce", ResultCode::TooFewPeers, Class::Retry, text));
         }
         let reduce = ReduceOp::from_code(what.op).ok_or_else(|| known("operator"))?;
-        let how = what.quantization.map(|how| quantized(py, how)).transpose()?.flatten();
-        let call = Call { tag: what.tag, op: reduce, ..self.call }.quantized(how);
+        let call = quantized(py, Call { tag: what.tag, op: reduce, ..self.call }, what.quantization)?;
         // SAFETY: the package gives addresses of objects that `keep` holds, writable ones for the output, checked not to
         // overlap; `InFlight` keeps them until the op has ended.
         let started = unsafe { comm.start_raw(&raw, &call) };

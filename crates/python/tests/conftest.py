@@ -52,8 +52,12 @@ class Peer:
 
 @pytest.fixture
 def master(request):
-    """A master that takes silence for a death after 5 s, or after as many milliseconds as its parameter says."""
-    options = {"network.heartbeat_timeout_ms": getattr(request, "param", 5000)}
+    """A master that takes silence for a death after 5 s, or after as many milliseconds as its parameter says; or one with
+    the options that are its parameter."""
+    given = getattr(request, "param", 5000)
+    options = {"network.heartbeat_timeout_ms": 5000, **(given if isinstance(given, dict) else {})}
+    if not isinstance(given, dict):
+        options["network.heartbeat_timeout_ms"] = given
     with pccl.MasterNode("127.0.0.1:0", **options) as node:
         yield node
 

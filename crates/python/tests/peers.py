@@ -121,6 +121,71 @@ def quantized():
     comm.close()
 
 
+def compressed():
+    """Large sums and averages of floats travel as integers, unless a call says otherwise, and their mean is exact."""
+    comm = joined()
+    off = pccl.QuantizationOptions.off()
+    mine = [np.random.default_rng(i).standard_normal(1 << 18, dtype=np.float32) for i in range(WORLD)]
+    exact, out, mean = sum(mine), np.zeros_like(mine[0]), np.zeros(1 << 18)
+    plain = comm.all_reduce(mine[INDEX], out, quantization_options=off).tx_bytes
+    assert np.abs(out - exact).max() < 1e-5
+    rounds, first = 16, 0.0
+    for i in range(rounds):
+        less = comm.all_reduce(mine[INDEX], out, tag=1).tx_bytes
+        assert less < plain * 0.27
+        mean += out / rounds
+        first = first or np.abs(out - exact).max()
+    assert 1e-3 < first and np.abs(mean - exact).max() < first / 4, (first, np.abs(mean - exact).max())
+    handle = comm.all_reduce_async(mine[INDEX], out, op=pccl.ReduceOp.AVG, quantization_options=off)
+    assert handle.result().tx_bytes == plain and np.abs(out - exact / WORLD).max() < 1e-5
+    short = mine[INDEX][:1000].copy()
+    comm.all_reduce(short)
+    assert np.abs(short - exact[:1000]).max() < 1e-5
+    try:
+        comm.all_reduce(mine[INDEX].copy(), quantization_options=off if INDEX else None)
+        raise AssertionError("peers that differ agree")
+    except pccl.FatalError as error:
+        assert error.result is pccl.Result.INVALID_ARGUMENT, error
+    try:
+        pccl.Communicator(f"127.0.0.1:{PORT}", **{"performance.enable_compression": "false"}).connect()
+        raise AssertionError("a peer that wants none is let in")
+    except pccl.PCCLError as error:
+        assert "enable_compression is true at the master and false here" in str(error), error
+    comm.barrier()
+    comm.close()
+
+
+def compressed_training():
+    """A model of more than 1 MiB learns, and is the same everywhere; averages of parameters are exact."""
+    import torch
+
+    torch.manual_seed(INDEX)
+    layers = torch.nn.Linear(8, 512), torch.nn.Tanh(), torch.nn.Linear(512, 1024), torch.nn.Tanh(), torch.nn.Linear(1024, 1)
+    model = torch.nn.Sequential(*layers)
+    comm = joined()
+    outer = pccl.DiLoCo(comm, model.parameters(), inner_steps=4, fragments=2, outer_lr=0.5, outer_momentum=0.5)
+    outer.synchronize()
+    inner = torch.optim.SGD(model.parameters(), lr=0.02)
+    losses = []
+    for step in range(60):
+        x, y = batch(step)
+        inner.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        inner.step()
+        losses.append(loss.item())
+        outer.step()
+    outer.finish()
+    same_everywhere(comm, model)
+    first, last = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
+    assert last < first / 2, (first, last)
+    weight = torch.nn.Parameter(torch.linspace(0, 1, 1 << 18) * (INDEX + 1))
+    assert pccl.average_parameters(comm, [weight]) == WORLD
+    assert torch.equal(weight.data, total(torch.linspace(0, 1, 1 << 18)) / WORLD)
+    comm.barrier()
+    comm.close()
+
+
 def collectives():
     comm = joined()
     data = np.full(10, comm.rank, dtype=np.int32)

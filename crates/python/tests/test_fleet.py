@@ -39,6 +39,16 @@ def test_training_goes_on_when_a_peer_is_killed(crew, name):
     assert lost.process.wait() == -9
 
 
+COMPRESSION = {"performance.enable_compression": "true"}
+
+
+@pytest.mark.parametrize("master", [COMPRESSION], indirect=True)
+@pytest.mark.parametrize("name", ["compressed", "compressed_training"])
+def test_a_run_compresses_what_is_large(crew, name):
+    for peer in crew(name, 2):
+        peer.succeeds()
+
+
 def test_newcomers_take_part_in_streaming(crew):
     first = crew("streaming_joined", 4, only=range(2))
     for peer in first:

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use pccl_kernels::quantize::Residual;
 use pccl_proto::execute::OpMemory as _;
-use pccl_proto::ids::{Epoch, PeerGroup, SessionId};
+use pccl_proto::ids::{Epoch, PeerGroup, SessionId, Tag};
 use pccl_proto::message::{View, VoteKind, VoteOutcome};
 use pccl_proto::peer::{Completion, OpId, Phase, StartError};
 use pccl_proto::schedule::output_len;
@@ -47,6 +48,8 @@ pub(crate) struct Called {
     pub(crate) input: Vec<u8>,
     pub(crate) session: SessionId,
     pub(crate) root: SessionId,
+    /// Of a compressed op: what earlier ones have left.
+    pub(crate) before: Option<Residual>,
 }
 
 /// Names a call of the program, whatever attempts it takes.
@@ -77,6 +80,8 @@ pub(crate) struct App {
     pub(crate) running: BTreeMap<OpId, Called>,
     /// The shared state.
     pub(crate) kept: Kept,
+    /// What compressed ops have left, by tag, and of how many elements.
+    residuals: BTreeMap<Tag, (u64, Residual)>,
     todo: Vec<(usize, OpPlan)>,
     due: u64,
 }
@@ -90,6 +95,7 @@ impl App {
             stage: Stage::Joining,
             running: BTreeMap::new(),
             kept,
+            residuals: BTreeMap::new(),
             todo: Vec::new(),
             due: 0,
         }
@@ -176,9 +182,10 @@ impl World {
 
     fn start_op(&mut self, p: ProcId) {
         let Some((index, plan)) = self.app(p).todo.pop() else { return };
-        let (slot, name) = {
+        let (slot, name, left) = {
             let app = self.app(p);
-            (app.slot, OpName { group: app.group, round: app.round, index })
+            let name = OpName { group: app.group, round: app.round, index };
+            (app.slot, name, app.residuals.get(&plan.tag).cloned())
         };
         let now = self.time(p);
         let Some(Body::Peer(peer)) = &mut self.procs[p].body else { return };
@@ -196,10 +203,13 @@ impl World {
             _ => output_len(&fingerprint, world, 0),
         };
         let output_bytes = elements as usize * fingerprint.dtype.size_bytes();
-        let memory = Memory::for_op(&fingerprint, input.clone(), plan.in_place, output_bytes);
         let tag = plan.tag;
+        let memory = Memory::for_op(&fingerprint, input.clone(), plan.in_place, output_bytes);
+        let before = left.filter(|left| plan.compressed && left.0 == fingerprint.count).map(|left| left.1);
+        let memory = if plan.compressed { memory.compressed(&fingerprint, before.clone()) } else { memory };
+        self.check.says(name, session.id, before.clone());
         let root = view.members.get(fingerprint.root as usize).map(|m| m.session).unwrap_or_default();
-        let called = Called { name, plan, fingerprint, input, session: session.id, root };
+        let called = Called { name, plan, fingerprint, input, session: session.id, root, before };
         match peer.start(now, tag, fingerprint, memory) {
             Ok(id) => {
                 self.app(p).running.insert(id, called);
@@ -276,6 +286,15 @@ impl World {
         };
         if completion.result.is_ok() {
             completion.memory.finish();
+        }
+        if called.plan.compressed {
+            self.stats.op(if called.before.is_some() { "compressed again" } else { "compressed" });
+            let committed = completion.result.is_ok();
+            let left = completion.memory.end_feedback(committed);
+            if committed && let Some(left) = &left {
+                self.app(p).residuals.insert(completion.tag, (called.fingerprint.count, left.clone()));
+            }
+            self.judge_residual(p, &called, completion, left.as_ref());
         }
         self.judge(p, &called, completion);
         let app = self.app(p);

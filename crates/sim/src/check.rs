@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pccl_kernels::quantize::Residual;
 use pccl_proto::ids::{Epoch, PeerGroup, SessionId, Term};
 use pccl_proto::master::{Authority, Master};
 use pccl_proto::message::View;
@@ -9,7 +10,7 @@ use pccl_proto::peer::{Completion, EndReason, OpError, OpInfo, PeerEvent, Phase}
 use pccl_proto::record::Failure;
 use pccl_proto::schedule::output_len;
 use pccl_proto::settings::Recovery;
-use pccl_proto::vocabulary::Collective;
+use pccl_proto::vocabulary::{Collective, Fingerprint};
 
 use crate::app::{Called, OpName, Stage};
 use crate::memory::{Memory, UNTOUCHED};
@@ -42,6 +43,8 @@ pub(crate) struct Check {
     pub(crate) violation: Option<String>,
     groups: BTreeMap<PeerGroup, GroupState>,
     ops: BTreeMap<OpName, Outcomes>,
+    /// What earlier compressed ops of a session had left when it called an op.
+    residuals: BTreeMap<(OpName, SessionId), Residual>,
     pub(crate) syncs: Syncs,
     masters: BTreeMap<Term, ProcId>,
     /// No master's clock has jumped: no two may decide at the same time.
@@ -54,11 +57,28 @@ pub(crate) struct Check {
 }
 
 impl Check {
+    /// A peer calls an op for which earlier ones have left something.
+    pub(crate) fn says(&mut self, name: OpName, session: SessionId, before: Option<Residual>) {
+        if let Some(before) = before {
+            self.residuals.insert((name, session), before);
+        }
+    }
+
+    /// What a session contributes to an op: its input, with what earlier ops have left.
+    fn contribution(&self, called: &Called, session: SessionId, f: &Fingerprint) -> Vec<u8> {
+        let input = reference::input(session, called.name.number(), f);
+        match self.residuals.get(&(called.name, session)) {
+            Some(before) => reference::added(&input, &before.to_f32()),
+            None => input,
+        }
+    }
+
     pub(crate) fn new(groups: u32) -> Self {
         Self {
             violation: None,
             groups: (0..groups).map(|g| (PeerGroup(g), GroupState::default())).collect(),
             ops: BTreeMap::new(),
+            residuals: BTreeMap::new(),
             syncs: Syncs::default(),
             masters: BTreeMap::new(),
             clocks_agree: true,
@@ -158,6 +178,31 @@ impl World {
         }
     }
 
+    /// After an op that has committed there is left what its quantization took away, else what was left before.
+    pub(crate) fn judge_residual(
+        &mut self,
+        p: ProcId,
+        called: &Called,
+        completion: &Completion<Memory>,
+        left: Option<&Residual>,
+    ) {
+        let expected = match &completion.result {
+            Err(_) => called.before.clone().map(|before| before.to_f32()),
+            Ok(_) if called.plan.stubborn.is_some() => return,
+            Ok(info) => {
+                let Some(members) = self.store.epochs.get(&(called.name.group, info.epoch)) else { return };
+                let f = called.fingerprint;
+                let said: Vec<_> = members.iter().map(|s| self.check.contribution(called, *s, &f)).collect();
+                Some(reference::left(&f, info.algorithm, &said, info.rank))
+            }
+        };
+        let left = left.map(Residual::to_f32);
+        if left != expected {
+            let what = format!("{}: {}: what is left is wrong", self.procs[p].name, called.name);
+            self.check.fail(what);
+        }
+    }
+
     fn judge_success(
         &mut self,
         p: ProcId,
@@ -193,7 +238,7 @@ impl World {
         }
         let mut output = Self::output_of(memory);
         if called.plan.stubborn.is_none() {
-            let input = |s: &SessionId| reference::input(*s, called.name.number(), &f);
+            let input = |s: &SessionId| self.check.contribution(called, *s, &f);
             let inputs: Vec<Vec<u8>> = members.iter().map(input).collect();
             let expected = reference::result(&f, info.algorithm, &inputs, rank as u32);
             if output.get(..expected.len()) != Some(&expected[..]) {

@@ -2,7 +2,7 @@
 
 use pccl_kernels as kernels;
 use pccl_kernels::Blocks;
-use pccl_kernels::quantize::Format;
+use pccl_kernels::quantize::{Format, Residual};
 use pccl_proto::execute::{Kernels, OpMemory, Quantized};
 use pccl_proto::vocabulary::{DataType, Fingerprint, Quantization, ReduceOp};
 
@@ -53,6 +53,24 @@ impl Memory {
         }
     }
 
+    /// The same for a compressed op: with what earlier ones have left.
+    pub(crate) fn compressed(self, f: &Fingerprint, before: Option<Residual>) -> Self {
+        match self {
+            Self::Quantized { blocks, tensor } => {
+                Self::Quantized { blocks: blocks.with_feedback(f.count as usize, before, None), tensor }
+            }
+            other => other,
+        }
+    }
+
+    /// What is left for the next op when this one has ended.
+    pub(crate) fn end_feedback(&mut self, committed: bool) -> Option<Residual> {
+        match self {
+            Self::Quantized { blocks, .. } => blocks.end_feedback(committed).0,
+            _ => None,
+        }
+    }
+
     /// What the caller has.
     pub(crate) fn tensor(&self) -> &Self {
         match self {
@@ -100,6 +118,20 @@ impl OpMemory for Memory {
             Self::Quantized { blocks, .. } => blocks.both(),
         }
     }
+    fn begin(&mut self) {
+        if let Self::Quantized { blocks, .. } = self {
+            blocks.begin();
+        }
+    }
+    fn split_to_sum(&mut self, start: usize, len: usize) -> (&[u8], &mut [u8], Option<&mut [u8]>) {
+        match self {
+            Self::Quantized { blocks, .. } => blocks.both_to_sum(start, len),
+            other => {
+                let (input, output) = other.split();
+                (input, output, None)
+            }
+        }
+    }
     fn prepare(&mut self, start: usize, len: usize) {
         if let Self::Quantized { blocks, tensor } = self {
             blocks.prepare(tensor.input(), start, len);
@@ -139,8 +171,18 @@ impl Kernels for Arithmetic {
     fn finalize(&self, d: DataType, op: ReduceOp, acc: &mut [u8], world: u32) {
         kernels::finalize(dtype(d), operator(op), acc, world);
     }
-    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
-        format(what.dtype, what.quantization).reduce(operator(what.op), parts, dst);
+    fn reduce_quantized(
+        &self,
+        what: Quantized,
+        dst: &mut [u8],
+        parts: &[&[u8]],
+        residual: Option<&mut [u8]>,
+    ) {
+        let format = format(what.dtype, what.quantization);
+        match residual {
+            None => format.reduce(operator(what.op), parts, dst),
+            Some(residual) => format.reduce_with_residual(operator(what.op), parts, dst, residual),
+        }
     }
 }
 

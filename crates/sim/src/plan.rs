@@ -71,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) syncs: u64,
     /// All-reduces of a hundred that are quantized, of those that can be.
     pub(crate) quantized: u64,
+    /// Of those that are quantized, so many of a hundred are compressed.
+    pub(crate) compressed: u64,
     /// The tensors that they share.
     pub(crate) shape: Shape,
     /// Of a thousand writes, so many are spoiled on their way.
@@ -114,6 +116,8 @@ pub(crate) struct OpPlan {
     pub(crate) tag: Tag,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) in_place: bool,
+    /// Quantized as a run with compression does: what that takes away comes with the next op of the tag.
+    pub(crate) compressed: bool,
     /// The slot whose caller calls something else.
     pub(crate) stubborn: Option<usize>,
 }
@@ -177,6 +181,7 @@ impl Plan {
             syncs: pick(r, &[0, 10, 10, 40]),
             // By the seed alone: what the others do stays as it was when they found something.
             quantized: if seed % 5 == 2 { 40 } else { 0 },
+            compressed: if seed % 10 == 2 { 80 } else { 0 },
             shape: Self::shape(r),
             spoiled_per_mille: 0,
         }
@@ -243,7 +248,9 @@ impl Plan {
         match ending {
             Ending::Inside => Self::small(peers, Recovery::InsideCall),
             Ending::Caller => Self::small(peers, Recovery::ByCaller),
-            Ending::Quantized => Self { quantized: 100, ..Self::small(peers, Recovery::InsideCall) },
+            Ending::Quantized => {
+                Self { quantized: 100, compressed: 50, ..Self::small(peers, Recovery::InsideCall) }
+            }
         }
     }
 
@@ -277,6 +284,7 @@ impl Plan {
             simple: true,
             syncs: 0,
             quantized: 0,
+            compressed: 0,
             spoiled_per_mille: 0,
             ..Self::random(1)
         }
@@ -335,27 +343,39 @@ impl Plan {
             algorithm: pick(r, &algorithms),
             quantization: None,
         };
-        let fingerprint = self.quantized(fingerprint, r);
+        let (fingerprint, compressed) = self.quantized(fingerprint, r);
         let in_place = matches!(collective, Collective::AllReduce | Collective::Broadcast) && chance(r, 60);
         let stubborn = (self.mismatches && chance(r, 4)).then(|| r.below(self.peers as u64) as usize);
-        OpPlan { tag, fingerprint, in_place, stubborn }
+        OpPlan { tag, fingerprint, in_place, compressed, stubborn }
     }
 }
 
 /// A quantized op has so many more elements: a block takes 256 of them.
 const QUANTIZED_TIMES: u64 = 20;
+/// Elements of a compressed op: always the same, so that what one leaves is for the next one of its tag.
+const COMPRESSED_COUNT: u64 = 1_100;
 
 impl Plan {
-    /// The op as it is, or quantized.
-    fn quantized(&self, mut f: Fingerprint, r: &mut Seeded) -> Fingerprint {
+    /// The op as it is, or quantized, and whether that is by compression.
+    fn quantized(&self, mut f: Fingerprint, r: &mut Seeded) -> (Fingerprint, bool) {
         let owned = !matches!(f.algorithm, Some(Algorithm::Ring | Algorithm::Doubling));
         let float = matches!(f.dtype, DataType::F32 | DataType::BF16 | DataType::F64);
         let may = self.quantized > 0 && f.collective == Collective::AllReduce && owned && float;
         if may && chance(r, self.quantized) {
             f.quantization = Some(pick(r, Quantization::ALL));
             f.count *= QUANTIZED_TIMES;
+            if self.compressed > 0
+                && chance(r, self.compressed)
+                && matches!(f.op, ReduceOp::Sum | ReduceOp::Avg)
+            {
+                let quantization = Some(Quantization::ZeroPointU8);
+                return (
+                    Fingerprint { quantization, dtype: DataType::F32, count: COMPRESSED_COUNT, ..f },
+                    true,
+                );
+            }
         }
-        f
+        (f, false)
     }
 }
 

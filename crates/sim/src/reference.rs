@@ -3,7 +3,7 @@
 use pccl_proto::execute::{Kernels, Quantized};
 use pccl_proto::ids::{Seeded, SessionId};
 use pccl_proto::schedule::{block_len, block_start};
-use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint};
+use pccl_proto::vocabulary::{Algorithm, Collective, DataType, Fingerprint, QUANTIZATION_BLOCK, ReduceOp};
 
 use crate::memory::{Arithmetic, format};
 
@@ -86,12 +86,60 @@ fn quantized(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {
         let parts: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
         let mut sum = vec![0; parts[0].len()];
         let what = Quantized { quantization, dtype: f.dtype, op: f.op };
-        Arithmetic.reduce_quantized(what, &mut sum, &parts);
+        Arithmetic.reduce_quantized(what, &mut sum, &parts, None);
         blocks[0] = sum;
     }
     let mut result = inputs[0].clone();
     format.decode(&blocks[0], &mut result);
     result
+}
+
+/// Elements of `f32` and what is added to them.
+pub(crate) fn added(elements: &[u8], more: &[f32]) -> Vec<u8> {
+    floats(elements).iter().zip(more).flat_map(|(a, b)| (a + b).to_ne_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// What is left of the contribution of `rank` to a compressed op: what quantizing it took away, and for the blocks that
+/// this rank adds up, what quantizing the sum did.
+pub(crate) fn left(f: &Fingerprint, algorithm: Algorithm, said: &[Vec<u8>], rank: u32) -> Vec<f32> {
+    let Some(quantization) = f.quantization else { return Vec::new() };
+    let format = format(f.dtype, quantization);
+    let heard = |said: &[u8]| {
+        let (mut blocks, mut back) = (vec![0; f.travelling_bytes() as usize], vec![0; said.len()]);
+        format.encode(said, &mut blocks);
+        format.decode(&blocks, &mut back);
+        floats(&back)
+    };
+    let own = rank as usize;
+    let mut left: Vec<f32> =
+        floats(&said[own]).iter().zip(heard(&said[own])).map(|(said, heard)| said - heard).collect();
+    let world = said.len() as u32;
+    if world == 1 {
+        return left;
+    }
+    let units = match algorithm {
+        Algorithm::Star if rank == 0 => 0..f.units(),
+        Algorithm::Star => 0..0,
+        _ => {
+            let start = block_start(f.units(), world, rank);
+            start..start + block_len(f.units(), world, rank)
+        }
+    };
+    let all: Vec<Vec<f32>> = said.iter().map(|one| heard(one)).collect();
+    let average = f.op == ReduceOp::Avg;
+    let sum = |i: usize| all[1..].iter().fold(all[0][i], |sum, one| sum + one[i]);
+    let exact: Vec<f32> =
+        (0..left.len()).map(|i| if average { sum(i) / world as f32 } else { sum(i) }).collect();
+    let given = heard(&exact.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>());
+    let part = |unit: u64| ((unit * QUANTIZATION_BLOCK) as usize).min(left.len());
+    for i in part(units.start)..part(units.end) {
+        left[i] += (exact[i] - given[i]) * if average { world as f32 } else { 1.0 };
+    }
+    left
 }
 
 fn doubling(f: &Fingerprint, inputs: &[Vec<u8>]) -> Vec<u8> {

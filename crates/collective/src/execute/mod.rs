@@ -33,8 +33,15 @@ pub trait Kernels {
     fn fold_left(&self, dtype: DataType, op: ReduceOp, a: &[u8], acc: &mut [u8]);
     /// Turns the reduction of `world` operands into the result (divides an average).
     fn finalize(&self, dtype: DataType, op: ReduceOp, acc: &mut [u8], world: u32);
-    /// Reduces quantized blocks: the contributions of all members, in the order of ranks, to the quantized result.
-    fn reduce_quantized(&self, as_what: Quantized, dst: &mut [u8], parts: &[&[u8]]);
+    /// Reduces quantized blocks: the contributions of all members, in the order of ranks, to the quantized result. What its
+    /// quantization takes away is added to `residual`, if there is one.
+    fn reduce_quantized(
+        &self,
+        as_what: Quantized,
+        dst: &mut [u8],
+        parts: &[&[u8]],
+        residual: Option<&mut [u8]>,
+    );
 }
 
 /// What quantized blocks stand for.
@@ -60,6 +67,14 @@ pub trait OpMemory {
     fn output_mut(&mut self) -> &mut [u8];
     /// Both; only for ops that are not in place.
     fn split(&mut self) -> (&[u8], &mut [u8]);
+    /// An attempt begins: whatever was noted of an earlier one counts no more.
+    fn begin(&mut self) {}
+    /// Of a quantized op: input, output, and where what is taken away from the sum is added that is about to be written to
+    /// these bytes of the output, if that is kept. Asked for once for each byte of an attempt.
+    fn split_to_sum(&mut self, _start: usize, _len: usize) -> (&[u8], &mut [u8], Option<&mut [u8]>) {
+        let (input, output) = self.split();
+        (input, output, None)
+    }
     /// Of a quantized op: these bytes of the input are about to be read. Memory that makes them from something else does so
     /// now, and makes the same ones whenever it is asked.
     fn prepare(&mut self, _start: usize, _len: usize) {}
@@ -264,6 +279,7 @@ impl Execution {
 
     /// Begins: the first pieces that need no frame from anybody.
     pub fn start<M: OpMemory, K: Kernels>(&mut self, mem: &mut M, k: &K) {
+        mem.begin();
         if !mem.in_place() {
             self.schedule.read_the_input();
         }
@@ -620,11 +636,11 @@ impl Execution {
         if mem.in_place() {
             let own = mem.input()[own..own + len].to_vec();
             all.insert(own_rank, &own);
-            k.reduce_quantized(what, &mut mem.output_mut()[into..into + len], &all);
+            k.reduce_quantized(what, &mut mem.output_mut()[into..into + len], &all, None);
         } else {
-            let (input, output) = mem.split();
+            let (input, output, residual) = mem.split_to_sum(into, len);
             all.insert(own_rank, &input[own..own + len]);
-            k.reduce_quantized(what, &mut output[into..into + len], &all);
+            k.reduce_quantized(what, &mut output[into..into + len], &all, residual);
         }
         mem.complete(into, len);
         self.free.extend(parts.into_iter().map(|e| e.data));

@@ -33,7 +33,14 @@ impl Kernels for Wrapping {
             }
         }
     }
-    fn reduce_quantized(&self, what: Quantized, dst: &mut [u8], parts: &[&[u8]]) {
+    fn reduce_quantized(
+        &self,
+        what: Quantized,
+        dst: &mut [u8],
+        parts: &[&[u8]],
+        residual: Option<&mut [u8]>,
+    ) {
+        assert!(residual.is_none(), "nobody keeps any here");
         assert_eq!((what.dtype, what.op), (DataType::F32, ReduceOp::Sum));
         for (i, d) in dst.chunks_exact_mut(4).enumerate() {
             let word = |p: &&[u8]| u32::from_ne_bytes([p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]]);

@@ -8,8 +8,13 @@ use pccl_master::{Server, ServerOptions};
 
 /// A master whose peers are not lost because the machine is busy.
 pub(crate) fn master() -> Server {
+    master_of(&RunSettings::default())
+}
+
+/// The same with these settings for the rest.
+pub(crate) fn master_of(settings: &RunSettings) -> Server {
     let mut options = ServerOptions::new("127.0.0.1:0".parse().unwrap());
-    options.settings = RunSettings { heartbeat_timeout_ms: 5000, ..RunSettings::default() };
+    options.settings = RunSettings { heartbeat_timeout_ms: 5000, ..settings.clone() };
     Server::start(options).unwrap()
 }
 
@@ -27,7 +32,15 @@ pub(crate) fn each<R: Send + 'static>(
     world: u32,
     act: impl Fn(&Communicator, usize) -> R + Send + Sync + 'static,
 ) -> Vec<R> {
-    let server = master();
+    each_of(&master(), world, act)
+}
+
+/// The same with a master of one's own.
+pub(crate) fn each_of<R: Send + 'static>(
+    server: &Server,
+    world: u32,
+    act: impl Fn(&Communicator, usize) -> R + Send + Sync + 'static,
+) -> Vec<R> {
     let act = Arc::new(act);
     let threads: Vec<_> = (0..world)
         .map(|_| {

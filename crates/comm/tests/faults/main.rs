@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod broken;
+mod compressed;
 mod fleet;
 mod hostile;
 mod kill;

@@ -44,6 +44,6 @@ IS(attributes3, PCCL_ATTRIBUTE_NUM_DISTINCT_PEER_GROUPS == 3 && PCCL_ATTRIBUTE_L
 IS(popular, PCCL_SHARED_STATE_SYNC_STRATEGY_ENFORCE_POPULAR == 0);
 IS(receive, PCCL_SHARED_STATE_SYNC_STRATEGY_RECEIVE_ONLY == 1 && PCCL_SHARED_STATE_SYNC_STRATEGY_SEND_ONLY == 2);
 IS(hints, pcclDistributionNone == 0 && pcclDistributionNormal == 1 && pcclDistributionUniform == 2);
-IS(algorithms, pcclQuantNone == 0 && pcclQuantMinMax == 1 && pcclQuantZeroPointScale == 2);
+IS(algorithms, pcclQuantNone == 0 && pcclQuantMinMax == 1 && pcclQuantZeroPointScale == 2 && pcclQuantOff == 3);
 
 int main(void) { return 0; }

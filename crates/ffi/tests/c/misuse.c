@@ -79,7 +79,7 @@ static void reductions(pcclComm_t *comm) {
     IS(pcclAllReduce(in, out, &bad, comm, NULL), pcclInvalidArgument);
     bad = sum, bad.src_descriptor.datatype = (pcclDataType_t)266;
     IS(pcclAllReduce(in, out, &bad, comm, NULL), pcclInvalidArgument);
-    bad = sum, bad.quantization_options.algorithm = (pcclQuantizationAlgorithm_t)3;
+    bad = sum, bad.quantization_options.algorithm = (pcclQuantizationAlgorithm_t)4;
     IS(pcclAllReduce(in, out, &bad, comm, NULL), pcclInvalidArgument);
     bad = sum, bad.count = 0;
     IS(pcclAllReduce(in, out, &bad, comm, NULL), pcclInvalidArgument);

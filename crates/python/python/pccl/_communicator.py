@@ -294,7 +294,10 @@ class Communicator:
         Both have the same element type and number of elements, on all members. ``tag`` names the op among those running
         at the same time. With ``quantization_options`` floats travel as integers, in blocks of 256 values with a scale of
         their own: a contribution and the sum are off by half a step of their block's range at most, and the result has
-        the same bits everywhere. Raises :class:`PCCLError`; after a :class:`RetryError` (a peer was lost) the input is
+        the same bits everywhere. In a run with ``performance.enable_compression`` large sums and averages of floats are
+        quantized without being asked, and what that takes away is kept by the tag for the next op of the same tag, length
+        and type: call each tensor by a tag of its own, or with ``quantization_options=QuantizationOptions.off()``. Raises
+        :class:`PCCLError`; after a :class:`RetryError` (a peer was lost) the input is
         as it was.
         """
         what = _reduction(send, recv, operand_descriptor, quantization_options, op, tag)

@@ -15,10 +15,15 @@ _NOW, _DELAYED = TAGS[128:192], TAGS[192:256]
 class _Fragment:
     """Parameters that are averaged together: where all members agree that they are, and what they train from there."""
 
-    def __init__(self, parameters: "list[Any]"):
+    def __init__(self, parameters: "list[Any]", first: int):
         import torch
 
         self._groups = flat_by_dtype(parameters)
+        # Tags of its own: what compression takes away from a tensor is kept by the tag.
+        places = [(first + i) % len(_NOW) for i in range(len(self._groups))]
+        #: Tags of its averages that are waited for, and of those that travel meanwhile.
+        self.now = [_NOW[place] for place in places]
+        self.delayed = [_DELAYED[place] for place in places]
         #: Elements as the members agree on them, one tensor for each element type.
         self.outer = [flat for _, flat in self._groups]
         self.momentum = [torch.zeros_like(flat) for flat in self.outer]
@@ -82,7 +87,7 @@ class DiLoCo:
     :param fragments: stream: cut the parameters into about so many parts, in their order and of about the same size, and
         average one after the other, evenly over the ``inner_steps``. As many bytes travel in a round, a fraction of them
         at once; with ``delayed`` each part has ``inner_steps / fragments`` steps to arrive.
-    :param quantization: how the averages travel.
+    :param quantization: how the averages travel, if not as the run says (``performance.enable_compression``).
     :param state: further tensors by name that are the same on all members at the end of a round and that newcomers need,
         such as the number of steps so far. :meth:`synchronize` makes them equal too.
 
@@ -116,7 +121,11 @@ class DiLoCo:
         self.quantization = quantization
         self.revision = 0
         self._state = dict(state or {})
-        self._fragments = [_Fragment(part) for part in _cut([p.data for p in parameters], fragments)]
+        parts = _cut([p.data for p in parameters], fragments)
+        self._fragments: "list[_Fragment]" = []
+        for part in parts:
+            first = sum(len(fragment.outer) for fragment in self._fragments)
+            self._fragments.append(_Fragment(part, first))
         n = len(self._fragments)
         #: The step of a round after which a fragment is due; the last one ends it.
         self._due = {inner_steps * (i + 1) // n: fragment for i, fragment in enumerate(self._fragments)}
@@ -206,7 +215,7 @@ class DiLoCo:
     def _average(self, fragment: _Fragment) -> None:
         """Averages a fragment now, and puts its parameters where that leads."""
         deltas = [outer - local for outer, local in zip(fragment.outer, fragment.local())]
-        for tag, delta in zip(_NOW, deltas):
+        for tag, delta in zip(fragment.now, deltas):
             average_in_place(self.comm, delta, tag, self.quantization)
         self._follow(fragment, deltas)
         fragment.put(fragment.outer)
@@ -217,7 +226,7 @@ class DiLoCo:
         start = fragment.local()
         deltas = [outer - local for outer, local in zip(fragment.outer, start)]
         handles: "list[Optional[AsyncReduceHandle]]" = []
-        for tag, delta in zip(_DELAYED, deltas):
+        for tag, delta in zip(fragment.delayed, deltas):
             try:
                 handle = self.comm.all_reduce_async(
                     delta, op=ReduceOp.AVG, tag=tag, quantization_options=self.quantization
@@ -235,7 +244,7 @@ class DiLoCo:
             return
         again: "list[tuple[int, Any]]" = []
         lost: Optional[PCCLError] = None
-        for tag, delta, handle in zip(_DELAYED, sent.deltas, sent.handles):
+        for tag, delta, handle in zip(sent.fragment.delayed, sent.deltas, sent.handles):
             try:
                 if handle is not None:
                     handle.result()

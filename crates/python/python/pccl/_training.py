@@ -54,7 +54,11 @@ def average_parameters(
     All members call it with the same tensors in the same order. A peer that is lost on the way is left out; a peer that
     is alone keeps what it has, and 1 is returned. The tensors are written to when all of them have been averaged. Raises
     :class:`PCCLError` if this peer's own membership has ended; the tensors are then as they were.
+
+    Only with ``quantization`` do they travel as integers, also in a run with ``performance.enable_compression``: that is for
+    what training adds up, not for what it has come to.
     """
+    quantization = quantization or QuantizationOptions.off()
     groups = flat_by_dtype([p.data for p in parameters])
     world = comm.world_size if groups else 1
     for i, (_, flat) in enumerate(groups):

@@ -153,11 +153,13 @@ class DistributionHint(Enum):
 
 
 class QuantizationAlgorithm(Enum):
-    """How values are quantized on their way."""
+    """How values are quantized on their way. ``NONE`` is as the run says (``performance.enable_compression``), ``OFF`` not at
+    all, whatever the run says."""
 
     NONE = 0
     MIN_MAX = 1
     ZERO_POINT_SCALE = 2
+    OFF = 3
 
 
 class ReduceOperandDescriptor:
@@ -178,6 +180,11 @@ class QuantizationOptions:
     ):
         self.quantized_datatype = quantized_datatype
         self.algorithm = algorithm
+
+    @classmethod
+    def off(cls) -> "QuantizationOptions":
+        """Values travel as they are, also in a run with ``performance.enable_compression``. All members must say so."""
+        return cls(algorithm=QuantizationAlgorithm.OFF)
 
 
 class ReduceDescriptor:

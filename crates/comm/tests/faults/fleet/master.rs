@@ -10,7 +10,7 @@ use pccl_master::{Server, ServerOptions, StoreChoice, StoreUrl};
 pub(crate) fn run(
     addr: &str,
     (timeout_ms, patience_ms, lease_ms): (&str, &str, &str),
-    retries: &str,
+    (retries, compression): (&str, &str),
     store: &str,
 ) {
     super::peer::log_to_stderr();
@@ -19,6 +19,7 @@ pub(crate) fn run(
         heartbeat_timeout_ms: timeout_ms.parse().unwrap(),
         master_timeout_ms: patience_ms.parse().unwrap(),
         max_recovery_attempts: retries.parse().unwrap(),
+        enable_compression: compression.parse().unwrap(),
         ..RunSettings::default()
     };
     options.link_timeout = Duration::from_secs(30);

@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) lease_ms: u32,
     /// Masters that stand by.
     pub(crate) standbys: u32,
+    /// Whether large sums travel as integers.
+    pub(crate) compression: bool,
 }
 
 impl Default for Setup {
@@ -72,6 +74,7 @@ impl Default for Setup {
             database: None,
             lease_ms: 1500,
             standbys: 0,
+            compression: false,
         }
     }
 }
@@ -160,7 +163,8 @@ impl Fleet {
         };
         let (timeout, retries) = (setup.heartbeat_timeout_ms, setup.max_recovery_attempts);
         let patience = setup.master_timeout_ms;
-        let role = format!("master {addr} {timeout} {patience} {retries} {store} {}", setup.lease_ms);
+        let (lease, compression) = (setup.lease_ms, setup.compression);
+        let role = format!("master {addr} {timeout} {patience} {retries} {store} {lease} {compression}");
         let mut master = Process::spawn("master", &role, dir.path(), namespace.map(|n| (n, 0)));
         let addr = master.event("ready").parse().unwrap();
         (master, addr)
@@ -291,8 +295,8 @@ pub(crate) fn play_role() {
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
         ["peer"] => peer::run(),
-        ["master", addr, timeout, patience, retries, store, lease] => {
-            master::run(addr, (timeout, patience, lease), retries, store);
+        ["master", addr, timeout, patience, retries, store, lease, compression] => {
+            master::run(addr, (timeout, patience, lease), (retries, compression), store);
         }
         _ => panic!("what is {role}?"),
     }

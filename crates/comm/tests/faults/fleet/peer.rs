@@ -76,6 +76,7 @@ impl Peer {
             "reduce" => self.reduce(&words),
             "steps" => self.steps(&words),
             "many" => self.many(&words),
+            "average" => self.average(&words),
             "barrier" => self.barrier(words.number("tag")),
             "reconnect" => match self.comm().reconnect() {
                 Ok(()) => self.describe(),
@@ -195,6 +196,31 @@ impl Peer {
             info.world, info.epoch.0, info.recoveries
         );
         Ok((said, info))
+    }
+
+    /// Averages numbers that quantization takes something away from; tells the hash of the result.
+    fn average(&self, words: &Words<'_>) -> String {
+        let (round, id) = (words.number("round"), u64::from(self.id));
+        let value = |i: u64| ((i * 31 + id * 17 + round * 7) % 1009) as f32 / 1009.0 - 0.5;
+        let input: Vec<f32> = (0..words.number("bytes") / 4).map(value).collect();
+        let call = Call::new(words.number("tag")).op(pccl::ReduceOp::Avg);
+        let mut buffer = input.clone();
+        let called = match words.get("place") {
+            Some("in") => self.comm().all_reduce_in_place(&mut buffer, &call),
+            _ => self.comm().all_reduce(&input, &mut buffer, &call),
+        };
+        let restored = buffer.iter().zip(&input).all(|(a, b)| a.to_bits() == b.to_bits());
+        match called {
+            Err(e) => op_error(&e, restored),
+            Ok(info) => {
+                let bytes: Vec<u8> = buffer.iter().flat_map(|v| v.to_ne_bytes()).collect();
+                let hash = pccl::hash_bytes(&bytes);
+                format!(
+                    "ok hash={hash:x} world={} epoch={} recoveries={}",
+                    info.world, info.epoch.0, info.recoveries
+                )
+            }
+        }
     }
 
     /// Many reductions at once; all of them must be done.
