@@ -24,8 +24,9 @@ use tempfile::TempDir;
 /// No answer for so long is a hang.
 pub(crate) const HANG: Duration = Duration::from_secs(60);
 
-/// Every peer has an address of its own, and this port.
-const PEER_PORT: u16 = 7118;
+/// Every peer has an address of its own, and this port. Not one that other programs take on all addresses at once: those for
+/// peers, and those that the system gives out.
+const PEER_PORT: u16 = 6118;
 
 /// Waits for a condition.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
