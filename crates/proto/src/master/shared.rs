@@ -196,7 +196,11 @@ impl Master {
 
     /// What a member that attaches again may have missed, before it is told that it is attached.
     pub(super) fn repeat_sync(&mut self, group: PeerGroup, session: SessionId) {
-        if let Some(agreed) = self.stored(group).agreed() {
+        let stored = self.stored(group);
+        // Whoever has to hear of a new epoch first hears with it what the group agreed on: the call that it is in may be one
+        // that newcomers came in by, and is counted from them on.
+        let is_up_to_date = self.sessions.get(&session).is_some_and(|s| s.applied >= stored.epoch);
+        if let Some(agreed) = stored.agreed().filter(|_| is_up_to_date) {
             self.tell(session, MasterMessage::Agreed(agreed));
         }
         let sync = self.groups.get_mut(&group).and_then(|g| g.sync.take());

@@ -282,16 +282,18 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// A new epoch: an election of the old one is void. A vote stands.
     pub(super) fn sync_enters_epoch(&mut self, agreed: Option<Agreed>, joined: bool) {
-        if let Some(agreed) = agreed {
-            self.agreed(agreed);
-        }
         if self.sync.is_some() && self.view.as_ref().is_some_and(|v| v.joined != self.votes.0) {
             // The newcomers will call it too: to all it is the first since they came.
             self.count_vote();
             self.rename_vote();
         }
-        let Some(sync) = &mut self.sync else { return };
-        sync.joined |= joined;
+        if let Some(sync) = &mut self.sync {
+            sync.joined |= joined;
+        }
+        if let Some(agreed) = agreed {
+            self.agreed(agreed);
+        }
+        let Some(sync) = &self.sync else { return };
         if matches!(sync.stage, Stage::Elected { .. }) {
             self.elect_again();
             if self.control.is_attached() {
