@@ -17,7 +17,7 @@ mod tests;
 
 pub use backup::Backup;
 
-use crate::schedule::{Chunk, Place, Rank, Schedule, Side, Step};
+use crate::schedule::{Chunk, Place, Rank, Schedule, Side, Step, whole_frame_bytes};
 use crate::vocabulary::{DataType, Fingerprint, Quantization, ReduceOp};
 
 /// Most tensor bytes of a frame: no piece is longer, and a call that ends waits for no more than that.
@@ -187,10 +187,9 @@ pub struct Cut {
 
 /// Pieces of small blocks are not cut any further: more messages cost more than their overlap saves.
 const MIN_PIECE_BYTES: u64 = 64 << 10;
-/// With their headers they fill two and four segments of a loopback connection (65,483 bytes each). A few bytes more would
-/// be a segment of their own, which costs as much as a full one: 1 MiB among 4 peers of one host took 10 % longer.
-const SHORT_PIECE_BYTES: u64 = 124 << 10;
-const LONG_PIECE_BYTES: u64 = 252 << 10;
+/// With their headers they fill two and four segments of a loopback connection (see [`whole_frame_bytes`]).
+const SHORT_PIECE_BYTES: u64 = whole_frame_bytes(2);
+const LONG_PIECE_BYTES: u64 = whole_frame_bytes(4);
 
 /// How all peers cut an op in a world of `world`: blocks of it into pieces of one frame each, so that one is reduced while
 /// the next is on its way, and as many of them on their way as fit into `ring_chunk_size` bytes over all chunks.
@@ -205,6 +204,15 @@ pub fn cut(f: &Fingerprint, world: u32, ring_chunk_size: u64) -> Cut {
     Cut { piece_units: piece_bytes / f.unit_bytes(), window: window.clamp(2, 8) as u32 }
 }
 
+/// Pieces of a chunk. What would be left for a short last one goes with the one before: a message of its own costs more.
+fn pieces_of(chunk_units: u64, piece_units: u64, unit_bytes: u64) -> u32 {
+    let n = chunk_units.div_ceil(piece_units);
+    let rest = chunk_units - n.saturating_sub(1) * piece_units;
+    let fits = (piece_units + rest) * unit_bytes <= MAX_DATA_BYTES as u64;
+    let is_short = n > 1 && rest < piece_units / 8 && fits;
+    (n - u64::from(is_short)) as u32
+}
+
 impl Execution {
     /// An attempt at `schedule`. With `backup`, what an in-place op overwrites is kept there until the attempt ends.
     pub fn new(schedule: Schedule, f: &Fingerprint, world: u32, cut: Cut, backup: Option<Backup>) -> Self {
@@ -212,7 +220,7 @@ impl Execution {
         let (mut total, mut longest) = (0u32, 0u32);
         for chunk in &schedule.chunks {
             first_piece.push(total);
-            let n = chunk.len.div_ceil(cut.piece_units) as u32;
+            let n = pieces_of(chunk.len, cut.piece_units, f.unit_bytes());
             total += n;
             longest = longest.max(n);
         }
@@ -220,7 +228,7 @@ impl Execution {
         let mut pieces = vec![PieceState::default(); total as usize];
         let mut open = 0;
         for (chunk, first) in schedule.chunks.iter().zip(&first_piece) {
-            let n = chunk.len.div_ceil(cut.piece_units) as u32;
+            let n = pieces_of(chunk.len, cut.piece_units, f.unit_bytes());
             for index in 0..n {
                 if chunk.steps.is_empty() {
                     pieces[(first + index) as usize].started = true;
@@ -432,7 +440,7 @@ impl Execution {
     }
 
     fn piece_count(&self, chunk: u32) -> u32 {
-        self.schedule.chunks[chunk as usize].len.div_ceil(self.piece_units) as u32
+        pieces_of(self.schedule.chunks[chunk as usize].len, self.piece_units, self.unit_bytes as u64)
     }
 
     fn state(&self, p: PieceId) -> PieceState {
@@ -448,7 +456,8 @@ impl Execution {
         let chunk = &self.schedule.chunks[p.chunk as usize];
         let size = self.unit_bytes as u64;
         let first = u64::from(p.index) * self.piece_units;
-        let units = self.piece_units.min(chunk.len - first);
+        let is_last = p.index + 1 == self.piece_count(p.chunk);
+        let units = if is_last { chunk.len - first } else { self.piece_units };
         let base = match place {
             Place::Input => chunk.input,
             Place::Output => chunk.output,
@@ -466,11 +475,13 @@ impl Execution {
         let unit = offset / self.unit_bytes as u64;
         let after = self.schedule.chunks.partition_point(|c| c.start <= unit && c.len > 0);
         let chunk = after.checked_sub(1).ok_or(Unexpected("offset outside the tensor"))?;
-        let index = (unit - self.schedule.chunks[chunk].start) / self.piece_units;
-        if index >= u64::from(self.piece_count(chunk as u32)) {
+        let within = unit - self.schedule.chunks[chunk].start;
+        if within >= self.schedule.chunks[chunk].len {
             return Err(Unexpected("offset outside the tensor"));
         }
-        let piece = PieceId { chunk: chunk as u32, index: index as u32 };
+        let last = u64::from(self.piece_count(chunk as u32)) - 1;
+        let index = (within / self.piece_units).min(last) as u32;
+        let piece = PieceId { chunk: chunk as u32, index };
         let (_, expected_len) = self.range(piece, Place::Scratch(0));
         if self.wire_offset(piece) != offset || expected_len != len as usize {
             return Err(Unexpected("it is not one of the pieces"));

@@ -230,6 +230,62 @@ fn every_collective_in_any_order_of_delivery() {
 }
 
 #[test]
+fn a_short_rest_goes_with_the_piece_before() {
+    assert_eq!(
+        [1, 16, 17, 32, 33, 34, 48, 50].map(|units| pieces_of(units, 16, 4)),
+        [1, 1, 1, 2, 2, 3, 3, 4]
+    );
+    let whole = SHORT_PIECE_BYTES / 4;
+    assert_eq!(pieces_of(whole + 400, whole, 4), 1);
+    let most = MAX_DATA_BYTES as u64;
+    assert_eq!(pieces_of(most + 1, most, 1), 2, "a frame has room for so much and no more");
+    let mut seed = 0;
+    for algorithm in Algorithm::ALL {
+        for count in [16, 17, 4 * 16 + 1, 4 * 33 + 3] {
+            seed += 1;
+            let f = fingerprint(Collective::AllReduce, count, ReduceOp::Sum);
+            let cut = Cut { piece_units: 16, window: 2 };
+            let mut w = World::new(&f, *algorithm, 4, seed % 2 == 0, cut, seed);
+            while w.step() {}
+            for (rank, (e, m)) in w.peers.iter().enumerate() {
+                assert!(e.is_complete(), "{f} by {algorithm}, rank {rank}");
+                assert_eq!(
+                    words(m.output()).collect::<Vec<_>>(),
+                    expected(&f, 4, rank as u32),
+                    "{f} by {algorithm}"
+                );
+            }
+        }
+    }
+}
+
+/// As on a host with 4 or 8 peers: a block of a 1 MiB op is a few bytes more than whole frames.
+#[test]
+fn blocks_of_an_all_reduce_are_whole_frames_if_they_nearly_are() {
+    for world in [4, 8] {
+        for algorithm in [Algorithm::Ring, Algorithm::Direct] {
+            let f = fingerprint(Collective::AllReduce, 1 << 18, ReduceOp::Sum);
+            let cut = cut(&f, world, 4 << 20);
+            let mut w = World::new(&f, algorithm, world, world == 4, cut, 7);
+            let chunks = &w.peers[0].0.schedule().chunks;
+            let whole = u64::from(8 / world) * SHORT_PIECE_BYTES / 4;
+            assert!(chunks[..chunks.len() - 1].iter().all(|c| c.len == whole), "{algorithm}");
+            assert!(chunks[chunks.len() - 1].len <= whole * 17 / 16, "{algorithm}");
+            assert_eq!(w.peers[0].0.piece_count(0), 8 / world);
+            while w.step() {}
+            for (rank, (e, m)) in w.peers.iter().enumerate() {
+                assert!(e.is_complete(), "{algorithm}, rank {rank}");
+                assert_eq!(
+                    words(m.output()).collect::<Vec<_>>(),
+                    expected(&f, world, rank as u32),
+                    "{algorithm}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn quantized_contributions_are_reduced_once_in_the_order_of_ranks() {
     let mut seed = 0;
     for world in 1..=6 {

@@ -1,6 +1,6 @@
 //! Direct: every chunk has an owner, to whom all send their contribution and who sends the result to all.
 
-use super::{Chunk, Place, Rank, Side, Step, block_len, block_start};
+use super::{Chunk, Place, Rank, Side, Step, block_start};
 
 /// The other ranks, beginning after `first`: everybody's traffic is spread over all links at any time.
 fn others(world: u32, first: Rank) -> Vec<Rank> {
@@ -8,17 +8,19 @@ fn others(world: u32, first: Rank) -> Vec<Rank> {
 }
 
 fn blocks(count: u64, world: u32, program: impl Fn(Rank) -> Vec<Step>) -> Vec<Chunk> {
-    let chunk = |owner: Rank| {
-        let start = block_start(count, world, owner);
-        Chunk {
-            start,
-            len: block_len(count, world, owner),
-            input: start,
-            output: start,
-            steps: program(owner),
-        }
+    let bounds: Vec<u64> = (0..=world).map(|i| block_start(count, world, i)).collect();
+    between(&bounds, program)
+}
+
+fn between(bounds: &[u64], program: impl Fn(Rank) -> Vec<Step>) -> Vec<Chunk> {
+    let chunk = |(pair, owner): (&[u64], Rank)| Chunk {
+        start: pair[0],
+        len: pair[1] - pair[0],
+        input: pair[0],
+        output: pair[0],
+        steps: program(owner),
     };
-    (0..world).map(chunk).collect()
+    bounds.windows(2).zip(0..).map(chunk).collect()
 }
 
 fn fold(world: u32, owner: Rank) -> Step {
@@ -26,8 +28,8 @@ fn fold(world: u32, owner: Rank) -> Step {
     Step::Fold { from, phase: 0, own: Place::Input, into: Place::Output, side: Side::OwnFirst, last: true }
 }
 
-pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
-    blocks(count, world, |owner| {
+pub(super) fn all_reduce(bounds: &[u64], world: u32, rank: Rank) -> Vec<Chunk> {
+    between(bounds, |owner| {
         if owner == rank {
             vec![fold(world, owner), Step::Send { to: others(world, rank), phase: 1, from: Place::Output }]
         } else {

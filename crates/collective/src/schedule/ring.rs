@@ -1,8 +1,8 @@
 //! Ring: partial sums of a chunk go round from its owner's successor to its owner, the result goes round once more.
 
-use super::{Chunk, Place, Rank, Side, Step, block_len, block_start};
+use super::{Chunk, Place, Rank, Side, Step};
 
-pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
+pub(super) fn all_reduce(bounds: &[u64], world: u32, rank: Rank) -> Vec<Chunk> {
     let next = (rank + 1) % world;
     let prev = (rank + world - 1) % world;
     let program = |owner: Rank| {
@@ -33,14 +33,8 @@ pub(super) fn all_reduce(count: u64, world: u32, rank: Rank) -> Vec<Chunk> {
     };
     (0..world)
         .map(|owner| {
-            let start = block_start(count, world, owner);
-            Chunk {
-                start,
-                len: block_len(count, world, owner),
-                input: start,
-                output: start,
-                steps: program(owner),
-            }
+            let (start, end) = (bounds[owner as usize], bounds[owner as usize + 1]);
+            Chunk { start, len: end - start, input: start, output: start, steps: program(owner) }
         })
         .collect()
 }
