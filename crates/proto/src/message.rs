@@ -385,7 +385,12 @@ pub enum MasterMessage {
         why: NoCandidate,
     },
     /// What the store says that the group last agreed on.
-    Agreed(Agreed),
+    Agreed {
+        /// What it is.
+        agreed: Agreed,
+        /// The newest epoch that newcomers came into: the call that ends with this may be one of those they came in by.
+        since: Epoch,
+    },
     /// The leave is complete.
     Goodbye,
     /// Are you there?

@@ -157,7 +157,7 @@ impl Master {
 
     /// The store has it: it stands.
     pub(super) fn sync_written(&mut self, now: Time, group: PeerGroup, record: GroupRecord) {
-        let agreed = record.agreed();
+        let (agreed, since) = (record.agreed(), record.joined);
         self.record.groups.insert(group, record);
         let Some(state) = self.groups.get_mut(&group) else { return };
         let sync = state.sync.take();
@@ -168,7 +168,7 @@ impl Master {
             self.events.push_back(MasterEvent::Synchronized { group, revision: agreed.revision, receivers });
             self.answered(&sync.numbers, None);
             for session in sync.numbers.into_keys() {
-                self.tell(session, MasterMessage::Agreed(agreed));
+                self.tell(session, MasterMessage::Agreed { agreed, since });
             }
         }
         if change_is_due {
@@ -197,11 +197,8 @@ impl Master {
     /// What a member that attaches again may have missed, before it is told that it is attached.
     pub(super) fn repeat_sync(&mut self, group: PeerGroup, session: SessionId) {
         let stored = self.stored(group);
-        // Whoever has to hear of a new epoch first hears with it what the group agreed on: the call that it is in may be one
-        // that newcomers came in by, and is counted from them on.
-        let is_up_to_date = self.sessions.get(&session).is_some_and(|s| s.applied >= stored.epoch);
-        if let Some(agreed) = stored.agreed().filter(|_| is_up_to_date) {
-            self.tell(session, MasterMessage::Agreed(agreed));
+        if let Some(agreed) = stored.agreed() {
+            self.tell(session, MasterMessage::Agreed { agreed, since: stored.joined });
         }
         let sync = self.groups.get_mut(&group).and_then(|g| g.sync.take());
         if let Some(sync) = sync {

@@ -398,7 +398,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
                 self.elected(now, number, sync, epoch, election);
             }
             MasterMessage::NobodyElected { number, why } => self.nobody_elected(number, why),
-            MasterMessage::Agreed(agreed) => self.agreed(agreed),
+            MasterMessage::Agreed { agreed, since } => self.agreed(agreed, since),
             MasterMessage::Goodbye => self.end(EndReason::Left),
             MasterMessage::Ping => self.tell_master(&ToMaster::Pong),
             MasterMessage::Pong | MasterMessage::Status(_) | MasterMessage::Commanded { .. } => {}

@@ -283,11 +283,15 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// One more vote since newcomers came last.
     fn count_vote(&mut self) {
-        let since = self.view.as_ref().map_or(Epoch::default(), |v| v.joined);
-        if self.votes.0 != since {
+        self.count_from(self.view.as_ref().map_or(Epoch::default(), |v| v.joined));
+        self.votes.1 += 1;
+    }
+
+    /// Newcomers came into this epoch: votes are counted anew.
+    fn count_from(&mut self, since: Epoch) {
+        if self.votes.0 < since {
             self.votes = (since, 0);
         }
-        self.votes.1 += 1;
     }
 
     /// The voice in the vote that was counted last.

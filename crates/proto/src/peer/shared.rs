@@ -210,8 +210,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.vote = Some(vote);
     }
 
-    /// The vote that stands is counted anew.
-    fn rename_vote(&mut self) {
+    /// Newcomers have come into an epoch during the synchronization. They call it too: to all it is the first vote since.
+    fn recount_sync(&mut self, since: Epoch) {
+        if self.sync.is_none() || since <= self.votes.0 {
+            return;
+        }
+        self.votes = (since, 1);
         let (since, ordinal) = self.votes;
         if let Some(vote) = &mut self.vote {
             (vote.since, vote.ordinal) = (since, ordinal);
@@ -282,16 +286,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
 
     /// A new epoch: an election of the old one is void. A vote stands.
     pub(super) fn sync_enters_epoch(&mut self, agreed: Option<Agreed>, joined: bool) {
-        if self.sync.is_some() && self.view.as_ref().is_some_and(|v| v.joined != self.votes.0) {
-            // The newcomers will call it too: to all it is the first since they came.
-            self.count_vote();
-            self.rename_vote();
-        }
+        let since = self.view.as_ref().map_or(Epoch::default(), |v| v.joined);
+        self.recount_sync(since);
         if let Some(sync) = &mut self.sync {
             sync.joined |= joined;
         }
         if let Some(agreed) = agreed {
-            self.agreed(agreed);
+            self.agreed(agreed, since);
         }
         let Some(sync) = &self.sync else { return };
         if matches!(sync.stage, Stage::Elected { .. }) {
@@ -303,7 +304,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
     }
 
     /// The master says what the store has.
-    pub(super) fn agreed(&mut self, agreed: Agreed) {
+    pub(super) fn agreed(&mut self, agreed: Agreed, since: Epoch) {
         // What the group had before we came may be forgotten with its last member, and revisions begin anew.
         let foreign = self.view.is_none();
         if foreign || self.agreed.is_some_and(|before| agreed.revision <= before.revision) {
@@ -313,6 +314,10 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(sync) = &mut self.sync else { return };
         let ours = sync.has().is_some_and(|a| a.content == agreed.content && a.revision <= agreed.revision);
         if ours {
+            if self.votes.0 < since {
+                // Heard before the epoch of the newcomers that this call has let in.
+                self.votes = (since, 1);
+            }
             self.behind = false;
             let received = matches!(&sync.stage, Stage::Elected { fetch: Some(_), .. });
             if !received && !sync.has_received {
