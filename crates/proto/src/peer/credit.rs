@@ -49,7 +49,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let Some(link) = self.links.table.get_mut(&session) else {
             return;
         };
-        let shortest = link.stripes.iter_mut().min_by_key(|s| (s.conn.is_none(), s.queue.len()));
+        // A further connection that has never come about may never do, also if all others are broken just now.
+        let usable = link.stripes.iter_mut().enumerate().filter(|(i, s)| *i == 0 || s.was_up);
+        let shortest = usable.map(|(_, s)| s).min_by_key(|s| (s.conn.is_none(), s.queue.len()));
         let Some(stripe) = shortest else { return };
         stripe.queue.push_back(outgoing);
         if let Some(conn) = stripe.conn {

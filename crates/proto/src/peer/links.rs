@@ -50,7 +50,7 @@ pub(super) struct Stripe {
     dialing: Option<ConnId>,
     dial_at: Option<Time>,
     generation: u32,
-    was_up: bool,
+    pub(super) was_up: bool,
     /// Not sent yet.
     pub(super) queue: VecDeque<Outgoing>,
     /// Sent, or being sent, and not known to be accepted; the first one has number `first_seq`.
