@@ -75,7 +75,7 @@ impl Buffers {
     /// The caller's, of an op that was not started.
     pub(crate) fn not_started(self, spare: &Spare) -> Self {
         match self {
-            Self::Quantized(memory) => memory.not_started(spare),
+            Self::Quantized(memory) => memory.into_tensor(spare),
             other => other,
         }
     }

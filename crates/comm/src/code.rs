@@ -68,7 +68,11 @@ impl CollectiveError {
     pub fn code(&self) -> ResultCode {
         match self {
             Self::Invalid { .. }
-            | Self::NotStarted { why: StartError::TagInUse(_) | StartError::NoSuchRoot { .. }, .. }
+            | Self::NotStarted {
+                why:
+                    StartError::TagInUse(_) | StartError::NoSuchRoot { .. } | StartError::BufferTooSmall { .. },
+                ..
+            }
             | Self::Failed { why: Failure::Mismatch { .. } | Failure::Impossible { .. }, .. } => {
                 ResultCode::InvalidArgument
             }

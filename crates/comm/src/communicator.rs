@@ -1,6 +1,7 @@
 //! A member of a fleet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -143,7 +144,9 @@ impl Communicator {
     fn wait_until_member(&self) -> Result<(), ConnectError> {
         let begun = Instant::now();
         let deadline = begun + self.options.connect_timeout;
+        let cancelled = || self.options.cancelled.load(Ordering::Relaxed);
         let reached = self.engine.wait(Some(deadline), |state| match state.peer.phase() {
+            _ if cancelled() => Some(Err(EndReason::Left)),
             Phase::Connecting => None,
             Phase::Ended(why) => Some(Err(why.clone())),
             _ => Some(Ok(())),
@@ -157,6 +160,7 @@ impl Communicator {
         };
         let accepted = reached.and_then(|()| {
             let decided = self.engine.wait(None, |state| match state.peer.phase() {
+                _ if cancelled() => Some(Err(EndReason::Left)),
                 Phase::Member | Phase::Leaving => Some(Ok(())),
                 Phase::Ended(why) => Some(Err(why.clone())),
                 Phase::Connecting | Phase::Registered | Phase::Settling => None,
@@ -197,9 +201,9 @@ impl Communicator {
                 rank: peer.rank(),
                 world_size: view.members.len() as u32,
                 epoch: view.epoch.0,
-                global_world_size: view.global_world,
-                groups: view.groups,
-                largest_group: view.largest_group,
+                global_world_size: view.sizes.global_world,
+                groups: view.sizes.groups,
+                largest_group: view.sizes.largest_group,
                 members: view.members.iter().map(info).collect(),
             }
         })
@@ -257,7 +261,7 @@ impl Communicator {
         begun?;
         let ended = self.engine.wait(None, |state: &mut State| {
             let result = match (state.vote.take(), state.peer.phase()) {
-                (Some(VoteOutcome::Decided { pending }), _) => Ok(pending),
+                (Some(VoteOutcome::Decided { pending, .. }), _) => Ok(pending),
                 (Some(VoteOutcome::Mismatch { waits }), _) => {
                     let waits: Vec<_> = waits.iter().map(|(s, what)| format!("peer {s} in {what}")).collect();
                     Err(VoteError::Mismatch { vote, waits: waits.join(", ") })

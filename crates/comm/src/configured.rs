@@ -147,13 +147,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_refused_with_its_place() {
-        for yaml in [
-            "network: { advertise_address: somewhere }",
-            "network: { bind_address: eth0 }",
-            "store: { kind: etcd, url: 'http://h:2379' }",
-        ] {
-            let refused = Options::configured(&config(yaml), None, None).unwrap_err().to_string();
-            assert!(refused.contains("test.yaml"), "{refused}");
-        }
+        let yaml = "store: { kind: etcd, url: 'http://h:2379' }";
+        let refused = Options::configured(&config(yaml), None, None).unwrap_err().to_string();
+        assert!(refused.contains("test.yaml"), "{refused}");
     }
 }

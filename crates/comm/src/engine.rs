@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use pccl_net::{Net, Security, Waiter, Wakeup};
 use pccl_observe::Metrics;
+use pccl_proto::machine::{Closed, Machine};
 use pccl_proto::message::VoteOutcome;
 use pccl_proto::peer::{
     Completion, OpId, OpInfo, Peer, PeerConfig, PeerEvent, StartError, SyncEnd, SyncStartError,
@@ -191,11 +192,19 @@ impl Engine {
 
     /// Starts an op. The memory comes back with the error, or by [`Engine::wait_for`].
     pub(crate) fn start_op(&self, order: &Order, memory: Buffers) -> Result<OpId, (StartError, Buffers)> {
-        let memory = self.spare.memory_for(order, memory, &self.residuals);
+        let mut memory = self.spare.memory_for(order, memory);
         let (tag, f) = (order.tag, order.f);
         let started = self.with(|state| {
             let now = state.net.now();
-            let id = state.peer.start(now, tag, f, memory)?;
+            if let Buffers::Quantized(memory) = &mut memory {
+                memory.resume(order, &self.residuals);
+            }
+            let id = state.peer.start(now, tag, f, memory).map_err(|(why, mut memory)| {
+                if let Buffers::Quantized(memory) = &mut memory {
+                    memory.bring_back(false);
+                }
+                (why, memory)
+            })?;
             pccl_net::fault::reached("started");
             state.journal.op_began(&state.peer, tag.0, f.bytes());
             state.started.insert(id, Begun { at: Instant::now(), bytes: f.bytes() });
@@ -264,9 +273,8 @@ impl Engine {
             return;
         }
         let mut state = lock(&self.state);
-        match state.results.remove(&id) {
-            Some(done) => forgotten(done),
-            None => state.forgotten.push(id),
+        if state.results.remove(&id).is_none() {
+            state.forgotten.push(id);
         }
     }
 
@@ -376,7 +384,15 @@ impl Engine {
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
-        lock(&self.state).net.close_all();
+        let mut state = lock(&self.state);
+        // A peer that leaves has left when the master's connection is gone: its ops end, also if no master says goodbye,
+        // and no thread that waits for one of them touches the memory of another.
+        for conn in state.net.close_all() {
+            let now = state.net.now();
+            state.peer.handle_closed(now, conn, Closed::Eof);
+        }
+        state.take_in();
+        self.ended.notify_all();
     }
 
     /// Begins a new life after the old one has ended.
@@ -403,13 +419,6 @@ impl Engine {
     }
 }
 
-/// An op has ended whose result nobody wants.
-fn forgotten(done: Ended) {
-    if let Buffers::Quantized(memory) = done.memory {
-        memory.forgotten(&done.result);
-    }
-}
-
 impl State {
     fn go_on(&mut self) {
         fault::watched(&mut self.peer, |peer| self.net.go_on(peer, &mut |_| {}));
@@ -429,15 +438,15 @@ impl State {
             news = true;
             self.log(&event);
         }
-        while let Some(done) = self.peer.poll_completed() {
+        while let Some(mut done) = self.peer.poll_completed() {
             pccl_net::fault::reached("verdict");
             news = true;
             self.count(&done);
+            if let Buffers::Quantized(memory) = &mut done.memory {
+                memory.settle(&done.result);
+            }
             match self.forgotten.iter().position(|id| *id == done.id) {
-                Some(i) => {
-                    self.forgotten.swap_remove(i);
-                    forgotten(done);
-                }
+                Some(i) => drop(self.forgotten.swap_remove(i)),
                 None => drop(self.results.insert(done.id, done)),
             }
         }

@@ -86,12 +86,21 @@ impl CollectiveError {
         }
     }
 
+    /// The collective that was called.
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Invalid { op, .. }
+            | Self::NotStarted { op, .. }
+            | Self::Failed { op, .. }
+            | Self::Ended { op, .. }
+            | Self::InputLost { op, .. } => op,
+        }
+    }
+
     /// What to do next.
     pub fn class(&self) -> Class {
         match self {
-            Self::NotStarted { why: StartError::TooMany(_) | StartError::BufferTooSmall { .. }, .. } => {
-                Class::Retry
-            }
+            Self::NotStarted { why: StartError::TooMany(_), .. } => Class::Retry,
             Self::NotStarted { why: StartError::Ended(_), .. } | Self::Ended { .. } => Class::Reconfigure,
             Self::Invalid { .. } | Self::NotStarted { .. } => Class::Fatal,
             Self::Failed { why, .. } => match why {
@@ -190,7 +199,7 @@ impl ConnectError {
             Self::Listen(_) => "free a port or widen network.p2p_ports",
             Self::Resolve { .. } => "check network.master_host",
             Self::NoMaster { .. } => {
-                "check that `pccl master` runs there and that no firewall drops TCP to its port"
+                "see that `pccl master` runs there and trusts this peer; `pccl doctor cant-connect` measures what is in the way"
             }
             Self::Refused(Refusal::Group { .. }) => {
                 "use a certificate or peer_group that go together, or change network.tls.groups at the master"

@@ -96,7 +96,7 @@ fn look(state: &State, group: u32) -> View {
         group,
         address: view.and_then(|v| Some(v.members.get(peer.rank() as usize)?.addr.to_string())),
         rank: view.map(|_| peer.rank()),
-        peers: view.map_or(0, |v| u64::from(v.global_world)),
+        peers: view.map_or(0, |v| u64::from(v.sizes.global_world)),
         world_size: view.map_or(0, |v| v.members.len() as u64),
         epoch: view.map_or(0, |v| v.epoch.0),
         term: peer.term().0,

@@ -69,7 +69,9 @@ impl Journal {
 /// Whether it is trouble, and whom it is about.
 fn weigh(event: &PeerEvent) -> (bool, Option<SessionId>) {
     match event {
-        PeerEvent::LinkDown { peer, .. } | PeerEvent::Mismatch { peer, .. } => (true, Some(*peer)),
+        PeerEvent::LinkDown { peer, .. }
+        | PeerEvent::LinkFruitless { peer, .. }
+        | PeerEvent::Mismatch { peer, .. } => (true, Some(*peer)),
         PeerEvent::LinkUp { peer, .. } => (false, Some(*peer)),
         PeerEvent::EpochChanged { removed, .. } => {
             let lost = removed.iter().find(|(_, why)| !matches!(why, Removal::Left | Removal::CameBack));

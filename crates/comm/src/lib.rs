@@ -42,6 +42,7 @@ mod residuals;
 mod security;
 mod settings;
 mod shared_state;
+mod whole_file;
 
 #[cfg(feature = "checkpoint")]
 pub use checkpoint::{
@@ -69,6 +70,7 @@ pub use raw::{Device, RawOp, RawPending, RawTensor};
 pub use security::{certificate_groups, security};
 pub use settings::{SettingError, Settings};
 pub use shared_state::{SharedState, SyncError, SyncInfo, Tensor};
+pub use whole_file::{replace_file, replaceable};
 
 /// The 128-bit content hash that shared state is compared by (XXH3); the same on every machine.
 pub fn hash_bytes(bytes: &[u8]) -> u128 {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pccl_net::Security;
@@ -35,6 +37,7 @@ pub struct Options {
     pub(crate) security: Option<Security>,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) metrics_address: Option<String>,
+    pub(crate) cancelled: Arc<AtomicBool>,
     #[cfg(feature = "checkpoint")]
     pub(crate) checkpoints: Option<CheckpointOptions>,
 }
@@ -59,6 +62,7 @@ impl Options {
             security: None,
             metrics: None,
             metrics_address: None,
+            cancelled: Arc::default(),
             #[cfg(feature = "checkpoint")]
             checkpoints: None,
         }
@@ -104,6 +108,13 @@ impl Options {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// A connect that waits ends within a moment after this has become true, and the peer leaves.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = cancelled;
         self
     }
 

@@ -67,8 +67,12 @@ fn is_worth_compressing(f: &Fingerprint) -> bool {
 pub(crate) struct Quantized {
     blocks: Blocks,
     tensor: Buffers,
-    /// Of a compressed op: where its residual goes.
+    /// Whether what quantization takes away is kept, by the op's tag.
+    compressed: bool,
+    /// Of a compressed op on its way: where its residual goes.
     ticket: Option<Ticket>,
+    /// Memory of a residual that stands no more.
+    fallen: Option<Residual>,
 }
 
 /// Memory of ops that have ended, for the next ones: to have the system map and clear new memory costs as much as to
@@ -111,20 +115,19 @@ impl<T> Pool<T> {
 
 impl Spare {
     /// The memory of an op on this tensor.
-    pub(crate) fn memory_for(&self, order: &Order, tensor: Buffers, residuals: &Arc<Residuals>) -> Buffers {
+    pub(crate) fn memory_for(&self, order: &Order, tensor: Buffers) -> Buffers {
         let f = &order.f;
         let Some(how) = f.quantization else { return tensor };
         let (format, count) = (format(f.dtype, how), f.count as usize);
-        let blocks = match self.blocks.take() {
+        let mut blocks = match self.blocks.take() {
             Some(old) => old.again(format, count),
             None => Blocks::new(format, count),
         };
-        if !order.compressed {
-            return Buffers::Quantized(Box::new(Quantized { blocks, tensor, ticket: None }));
+        if order.compressed {
+            blocks = blocks.with_feedback(count, None, self.residuals.take());
         }
-        let (ticket, before) = residuals.take(order.tag, f);
-        let blocks = blocks.with_feedback(count, before, self.residuals.take());
-        Buffers::Quantized(Box::new(Quantized { blocks, tensor, ticket: Some(ticket) }))
+        let compressed = order.compressed;
+        Buffers::Quantized(Box::new(Quantized { blocks, tensor, compressed, ticket: None, fallen: None }))
     }
 
     pub(crate) fn expire(&self) {
@@ -134,42 +137,49 @@ impl Spare {
 }
 
 impl Quantized {
+    /// The op is about to start, and no other one of its tag is on its way: takes what that tag's ops have left.
+    pub(crate) fn resume(&mut self, order: &Order, residuals: &Arc<Residuals>) {
+        if self.compressed {
+            let (ticket, before) = residuals.take(order.tag, &order.f);
+            self.blocks.resume(before);
+            self.ticket = Some(ticket);
+        }
+    }
+
+    /// The op has ended: brings the residual back before another op of the tag may start, a new one if the op has
+    /// committed in a world to which something had to be said.
+    pub(crate) fn settle(&mut self, result: &Result<OpInfo, OpError>) {
+        let committed = result.as_ref().is_ok_and(|info| info.world > 1);
+        self.bring_back(committed);
+    }
+
+    /// The same of an op that was not started, or has ended.
+    pub(crate) fn bring_back(&mut self, committed: bool) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let (stands, fallen) = self.blocks.end_feedback(committed);
+        ticket.bring_back(stands, committed);
+        self.fallen = fallen;
+    }
+
     /// The tensor, of an op that was not started.
-    pub(crate) fn not_started(mut self, spare: &Spare) -> Buffers {
-        self.settle(None, Some(spare));
+    pub(crate) fn into_tensor(self, spare: &Spare) -> Buffers {
         spare.blocks.keep(self.blocks);
+        if let Some(fallen) = self.fallen {
+            spare.residuals.keep(fallen);
+        }
         self.tensor
     }
 
     /// The op has ended. If it has committed, what is reduced in place gets its result. Returns the tensor.
     pub(crate) fn finish(mut self, result: &Result<OpInfo, OpError>, spare: &Spare) -> Buffers {
-        let world = result.as_ref().ok().map(|info| info.world);
-        match (world, self.ticket.is_some()) {
+        match (result.as_ref().ok().map(|info| info.world), self.compressed) {
             (None, _) => {}
             // Nothing has travelled, so nothing needs to be lost.
             (Some(1), true) => self.tensor.copy_to_output(),
             _ if self.tensor.in_place() => self.blocks.take_all(self.tensor.output_mut()),
             _ => {}
         }
-        self.settle(world, Some(spare));
-        spare.blocks.keep(self.blocks);
-        self.tensor
-    }
-
-    /// The op has ended, and nobody wants its result.
-    pub(crate) fn forgotten(mut self, result: &Result<OpInfo, OpError>) {
-        self.settle(result.as_ref().ok().map(|info| info.world), None);
-    }
-
-    /// Brings the residual back: a new one, if the op has committed in a `world` to which something had to be said.
-    fn settle(&mut self, world: Option<u32>, spare: Option<&Spare>) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let committed = world.is_some_and(|world| world > 1);
-        let (stands, other) = self.blocks.end_feedback(committed);
-        ticket.bring_back(stands, committed);
-        if let Some((spare, other)) = spare.zip(other) {
-            spare.residuals.keep(other);
-        }
+        self.into_tensor(spare)
     }
 }
 

@@ -94,6 +94,7 @@ impl Settings {
             self.values.get(name).cloned().or_else(|| env::var(name).ok().filter(|_| !foreign))
         };
         let (path, text) = self.file.as_ref().map_or(("", ""), |(path, text)| (path.as_str(), text.as_str()));
+        pccl_config::check_environment(env::vars_os()).map_err(SettingError::of)?;
         let config = Config::from_yaml(text, path, &outside).map_err(SettingError::of)?;
         check_configuration(&config).map_err(SettingError::of)?;
         Ok(config)

@@ -68,9 +68,21 @@ impl Blocks {
     #[must_use]
     pub fn with_feedback(self, count: usize, before: Option<Residual>, spare: Option<Residual>) -> Self {
         let after = Residual::for_count(self.format, count, spare);
-        assert!(before.as_ref().is_none_or(|before| before.0.len() == after.0.len()), "of the same length");
+        let mut blocks = Self { feedback: Some(Feedback { before: None, after }), ..self };
+        blocks.resume(before);
+        blocks
+    }
+
+    /// What earlier ops have taken away `before` is contributed with the tensor, of which there is feedback.
+    ///
+    /// # Panics
+    /// When `before` is not of such a tensor, or blocks have been made.
+    pub fn resume(&mut self, before: Option<Residual>) {
+        let Some(feedback) = &mut self.feedback else { return };
+        let as_long = before.as_ref().is_none_or(|before| before.0.len() == feedback.after.0.len());
+        assert!(as_long, "of the same length");
         assert!(self.made.iter().all(|made| *made == Made::Not), "nothing has been made");
-        Self { feedback: Some(Feedback { before, after }), ..self }
+        feedback.before = before;
     }
 
     /// Another attempt begins: what the sums of the one before took away counts no more.

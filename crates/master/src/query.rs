@@ -75,6 +75,23 @@ pub enum StatusError {
     },
 }
 
+impl StatusError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Distrust { .. } => {
+                "network.tls and auth must be the same here as in the master's configuration (--config names the file); \
+                 `pccl doctor cant-connect` tells what differs"
+            }
+            Self::TimedOut { .. } | Self::Network { .. } => {
+                "`pccl doctor master-unreachable` tells a blocked way from a stopped process"
+            }
+            Self::Version { .. } => "all processes of a run should have one version",
+            _ => "`pccl master` says at its start where it listens",
+        }
+    }
+}
+
 /// Asks the master at `addr` for its status, for at most `timeout` in all. Blocks. A master that guards its connections
 /// answers those with the same `security` only.
 pub fn query_status(
@@ -173,6 +190,12 @@ impl Query {
         let addr = self.addr;
         match e {
             WireError::Version { theirs } => StatusError::Version { addr, theirs: *theirs },
+            WireError::Tls => {
+                StatusError::Distrust { addr, why: e.to_string(), reason: Some(Reason::PlainText) }
+            }
+            WireError::Authentication => {
+                StatusError::Distrust { addr, why: e.to_string(), reason: Some(Reason::NotAuthenticated) }
+            }
             other => StatusError::NotAMaster { addr, what: other.to_string() },
         }
     }

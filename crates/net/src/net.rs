@@ -125,14 +125,15 @@ impl Net {
         [retry, timer, handshakes].into_iter().flatten().min()
     }
 
-    /// Closes every connection, without ceremony.
-    pub fn close_all(&mut self) {
+    /// Closes every connection, without ceremony and without telling the machine. Returns which.
+    pub fn close_all(&mut self) -> Vec<ConnId> {
         let all: Vec<ConnId> = self.sockets.keys().copied().collect();
-        for conn in all {
-            self.close(conn);
+        for conn in &all {
+            self.close(*conn);
         }
         self.listener = None;
         self.udp = None;
+        all
     }
 
     /// Handles what the waiter has seen, timers that are due, and what the machine wants done.

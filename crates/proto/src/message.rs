@@ -105,6 +105,8 @@ pub enum VoteOutcome {
     Decided {
         /// Newcomers that are registered and not accepted.
         pending: u32,
+        /// How large the groups were then.
+        sizes: Sizes,
     },
     /// Members wait for different things, so that no wait can end.
     Mismatch {
@@ -121,6 +123,8 @@ pub enum Ending {
     Decided {
         /// Newcomers that are registered and not accepted.
         pending: u32,
+        /// How large the groups were then.
+        sizes: Sizes,
     },
     /// A synchronization in which nobody's content could win.
     NobodyElected(NoCandidate),
@@ -464,6 +468,19 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// How large the groups of a run are: the same for all members of a group, as of an epoch or a vote of theirs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// The group's epoch when they were counted.
+    pub epoch: Epoch,
+    /// Members of all groups.
+    pub global_world: u32,
+    /// Groups with members.
+    pub groups: u32,
+    /// Members of the largest group.
+    pub largest_group: u32,
+}
+
 /// An epoch as its members know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
@@ -475,12 +492,8 @@ pub struct View {
     pub members: Vec<Member>,
     /// What everybody computes costs with.
     pub links: LinkModel,
-    /// Members of all groups.
-    pub global_world: u32,
-    /// Groups with members.
-    pub groups: u32,
-    /// Members of the largest group.
-    pub largest_group: u32,
+    /// How large the groups were when it began.
+    pub sizes: Sizes,
     /// Shared state that the group last agreed on.
     pub agreed: Option<Agreed>,
 }

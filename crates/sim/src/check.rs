@@ -418,13 +418,24 @@ impl World {
         self.after(100_000, Event::Watch);
     }
 
-    /// Without anybody who decides, peers settle after `master_timeout`, whatever answers them.
-    fn nobody_waits_for_ever(&mut self) {
-        let decides = |p: ProcId| match &self.procs[p].body {
+    /// Whether it is a master that may decide, and can.
+    fn decides(&self, p: ProcId) -> bool {
+        match &self.procs[p].body {
             Some(Body::Master(master)) => self.is_running(p) && master.may_decide(self.time(p)),
             _ => false,
-        };
-        if self.living.values().copied().any(decides) {
+        }
+    }
+
+    /// A process has done something. A master may decide, and end, between two looks at everybody.
+    pub(crate) fn note_decider(&mut self, p: ProcId) {
+        if self.decides(p) {
+            self.check.decided = self.now;
+        }
+    }
+
+    /// Without anybody who decides, peers settle after `master_timeout`, whatever answers them.
+    fn nobody_waits_for_ever(&mut self) {
+        if self.living.values().any(|p| self.decides(*p)) {
             self.check.decided = self.now;
         }
         let patience = u64::from(self.plan.settings.master_timeout_ms) * 1000 + 2_500_000;

@@ -48,6 +48,15 @@ pub(crate) struct Cut {
     only: Option<Host>,
 }
 
+/// A way from host to host on which writes of more than `most` bytes are lost.
+#[derive(Debug, Clone)]
+pub(crate) struct Hole {
+    pub(crate) id: u64,
+    pub(crate) from: Host,
+    pub(crate) to: Host,
+    pub(crate) most: usize,
+}
+
 impl Cut {
     pub(crate) fn new(id: u64, these: BTreeSet<Host>, one_way: bool) -> Self {
         Self { id, these, one_way, only: None }
@@ -100,6 +109,7 @@ impl World {
             Fault::GoOn(p) => self.go_on(p),
             Fault::EndCut(id) => {
                 self.cuts.retain(|c| c.id != id);
+                self.holes.retain(|h| h.id != id);
                 say!(self, "cut {id} is mended");
             }
             Fault::StoreWorks => self.store.troubled = false,
@@ -118,6 +128,7 @@ impl World {
         say!(self, "everything is healed");
         self.healed = Some(self.now);
         self.cuts.clear();
+        self.holes.clear();
         self.dark.clear();
         self.store.troubled = false;
         self.store.silent = false;
@@ -368,8 +379,22 @@ impl World {
         }
     }
 
+    /// Large packets are lost on the way from one host to another.
+    fn any_hole(&mut self, hosts: &[Host]) {
+        let [from, to] = [0, 1].map(|_| hosts[self.random.below(hosts.len() as u64) as usize]);
+        let hole = Hole { id: self.stats.events, from, to, most: 40 + self.random.below(300) as usize };
+        say!(self, "{hole:?}");
+        self.stats.fault("large packets lost");
+        let long = 2 * self.a_while();
+        self.after(long, Event::Fault(Fault::EndCut(hole.id)));
+        self.holes.push(hole);
+    }
+
     fn any_cut(&mut self) {
         let hosts: Vec<Host> = self.living.keys().copied().collect();
+        if self.plan.holes && !hosts.is_empty() && self.chance(60) {
+            return self.any_hole(&hosts);
+        }
         let mut these = BTreeSet::new();
         if self.chance(60) && !hosts.is_empty() {
             these.insert(hosts[self.random.below(hosts.len() as u64) as usize]);

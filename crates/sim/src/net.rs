@@ -88,6 +88,12 @@ impl World {
             self.socks[s].closed = Some(Closed::Refused);
             return self.after(delay, Event::Service(s));
         };
+        if self.between(p, target) >= self.plan.links.most {
+            // Whoever counts them there says so, or lets the request vanish.
+            let said = self.chance(50);
+            self.socks[s].closed = Some(if said { Closed::Refused } else { Closed::TimedOut });
+            return self.after(if said { delay } else { 3_000_000 }, Event::Service(s));
+        }
         let t = self.socks.len();
         let mut accepted = Socket::new(q, None, from);
         accepted.other = Some(s);
@@ -97,6 +103,24 @@ impl World {
         self.socks[s].connected = true;
         self.after(delay, Event::Service(s));
         self.service(t);
+    }
+
+    /// Connections in use between two peers' hosts.
+    fn between(&self, p: ProcId, there: Host) -> usize {
+        match self.living.get(&there) {
+            Some(q) if there.max(self.procs[p].host) < MASTER_HOST => self.sockets_between(p, *q).len(),
+            _ => 0,
+        }
+    }
+
+    /// The first process' ends of its connections to the second one that are in use.
+    pub(crate) fn sockets_between(&self, p: ProcId, q: ProcId) -> Vec<SockId> {
+        let in_use = |s: &SockId| {
+            let socket = &self.socks[*s];
+            let there = socket.other.is_some_and(|o| self.socks[o].proc == q);
+            there && !socket.dead && socket.closed.is_none()
+        };
+        self.procs[p].conns.values().copied().filter(in_use).collect()
     }
 
     // ---- what a process learns of its sockets ----
@@ -255,7 +279,9 @@ impl World {
             return self.at(*at, Event::Arrive(s));
         }
         let (p, target) = (self.socks[s].proc, self.socks[s].target);
-        if self.is_cut(target, self.procs[p].host) || self.is_cut(self.procs[p].host, target) {
+        let (here, size) =
+            (self.procs[p].host, self.socks[s].wire.front().map_or(0, |(_, bytes)| bytes.len()));
+        if self.is_cut(target, here) || self.is_cut(here, target) || self.is_swallowed(target, here, size) {
             // Sent again until it gets through.
             let wait = 30_000 + self.random.below(200_000);
             return self.after(wait, Event::Arrive(s));
@@ -269,6 +295,12 @@ impl World {
             self.at(next, Event::Arrive(s));
         }
         self.service(s);
+    }
+
+    /// Whether so much at once is lost between two hosts although less is not: a router drops large packets, and the
+    /// word of it does not reach the sender.
+    fn is_swallowed(&self, from: Host, to: Host, size: usize) -> bool {
+        self.holes.iter().any(|hole| (hole.from, hole.to) == (from, to) && size > hole.most)
     }
 
     /// There may be room again.

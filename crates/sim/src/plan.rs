@@ -24,6 +24,8 @@ pub(crate) struct Links {
     pub(crate) lost: u64,
     /// Datagrams of a thousand that arrive twice.
     pub(crate) doubled: u64,
+    /// Connections that the way between two peers' hosts carries at once.
+    pub(crate) most: usize,
 }
 
 /// Everything that the seed decides before the run.
@@ -53,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) faults_us: u64,
     /// About one fault in so many microseconds.
     pub(crate) fault_every_us: u64,
+    /// Whether large packets are lost now and then where small ones are not.
+    pub(crate) holes: bool,
     /// Whether further masters are started while one lives.
     pub(crate) rivals: bool,
     /// The masters' lease, milliseconds; zero: none, and every start of a master takes a term.
@@ -147,9 +151,16 @@ impl Plan {
         let groups = if chance(r, 20) { 2 } else { 1 };
         let store_us = pick(r, &[100, 3_000, 50_000, 400_000]);
         let lease_ms = if store_us > 100_000 { 3_000 } else { pick(r, &[400, 600, 1_500]) };
+        let mut settings = Self::settings(r);
+        // By the seed alone, as `quantized` below.
+        let more = if seed % 23 == 7 { 4 + (seed / 23 % 5) as usize } else { 0 };
+        let few = seed % 7 == 5;
+        if few {
+            settings.connections_per_link = 3;
+        }
         Self {
             seed,
-            settings: Self::settings(r),
+            settings,
             links: Links {
                 delay_us,
                 jitter_us: delay_us * pick(r, &[0, 1, 4]) / 2,
@@ -158,8 +169,9 @@ impl Plan {
                 fragment: pick(r, &[1 << 17, 1 << 17, 1 << 12, 100, 23]),
                 lost: pick(r, &[0, 0, 20, 200]),
                 doubled: pick(r, &[0, 50]),
+                most: if few { 1 + (seed / 7 % 2) as usize } else { usize::MAX },
             },
-            peers: (2 + r.below(4)) as usize * groups,
+            peers: (2 + r.below(4)) as usize * groups + more,
             groups: groups as u32,
             spare: r.below(3) as usize,
             eager_bytes: pick(r, &[64 << 10, 200, 64, 0]),
@@ -173,6 +185,8 @@ impl Plan {
             mismatches: chance(r, 15),
             faults_us: if calm { 0 } else { 1_000_000 + r.below(6_000_000) },
             fault_every_us: pick(r, &[100_000, 400_000, 1_000_000, 2_000_000]),
+            // By the seed alone.
+            holes: seed % 9 == 3,
             rivals: chance(r, 40),
             absences: pick(r, &[0, 0, 2]),
             told: false,
@@ -265,6 +279,7 @@ impl Plan {
                 fragment: 1 << 17,
                 lost: 0,
                 doubled: 0,
+                most: usize::MAX,
             },
             peers,
             groups: 1,

@@ -1,10 +1,13 @@
 //! Stories: a small world, told what happens to it by a script, beside a golden trace of what it does.
 //!
 //! A script is a text file of lines, read from the top. `peers N`, `masters N`, `lease MS`, `master_timeout MS`, `caller
-//! recovers`, `no backups`, `syncs PERCENT` (of the rounds) and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
+//! recovers`, `no backups`, `syncs PERCENT` (of the rounds), `connections N` (of a link), `carries N` (of them, the way between two
+//! hosts), `pieces BYTES` and `seed N` say how the world is; `without RULE` names the rule that a second run does without.
 //! Then: `when TEXT` waits until a line of the trace contains the text, `wait MS` waits, everything else is done at once:
 //!
 //! * `cut A B`, `mend A B`: two processes do not hear each other, and do again
+//! * `swallow A B BYTES`: what A writes to B is lost, if it is more at once, until everything is healed
+//! * `break A B`: all connections between two processes break
 //! * `power off A`: without a word; `crash A`, `freeze A`, `thaw A`, `start master N` (on the Nth host), `start peer N`
 //! * `store off`, `store late MS`, `store on`: requests have no effect, or so much later, and nobody knows; or they have
 //! * `no masters`: nobody starts any from now on; `heal`: everything works again, and progress is demanded
@@ -17,7 +20,7 @@ use std::fmt;
 use pccl_proto::rules::Rule;
 use pccl_proto::settings::Recovery;
 
-use crate::faults::{Cut, Fault};
+use crate::faults::{Cut, Fault, Hole};
 use crate::plan::Plan;
 use crate::runs::finish;
 use crate::trace::Trace;
@@ -52,6 +55,8 @@ enum Act {
     Wait(u64),
     Cut(String, String),
     Mend(String, String),
+    Break(String, String),
+    Swallow(String, String, usize),
     Crash(String),
     Freeze(String),
     Thaw(String),
@@ -116,6 +121,11 @@ impl Story {
             }
             ["seed", n] => number(n).map(|n| self.plan.seed = n.into()).is_some(),
             ["syncs", percent] => number(percent).map(|n| self.plan.syncs = n.into()).is_some(),
+            ["connections", n] => {
+                number(n).map(|n| self.plan.settings.connections_per_link = n as u16).is_some()
+            }
+            ["carries", n] => number(n).map(|n| self.plan.links.most = n as usize).is_some(),
+            ["pieces", bytes] => number(bytes).map(|n| self.plan.piece_bytes = n.into()).is_some(),
             ["no", "backups"] => {
                 self.plan.settings.enable_buffer_backup = false;
                 true
@@ -144,6 +154,11 @@ impl Story {
             },
             ["cut", a, b] => Act::Cut(own(a), own(b)),
             ["mend", a, b] => Act::Mend(own(a), own(b)),
+            ["break", a, b] => Act::Break(own(a), own(b)),
+            ["swallow", a, b, bytes] => match bytes.parse() {
+                Ok(bytes) => Act::Swallow(own(a), own(b), bytes),
+                Err(_) => return false,
+            },
             ["crash", a] => Act::Crash(own(a)),
             ["freeze", a] => Act::Freeze(own(a)),
             ["thaw", a] => Act::Thaw(own(a)),
@@ -248,6 +263,18 @@ impl World {
             Act::Mend(a, b) => {
                 if let (Some(a), Some(b)) = (self.host_named(a), self.host_named(b)) {
                     self.cuts.retain(|c| !(c.cuts(a, b) && c.cuts(b, a)));
+                }
+            }
+            Act::Swallow(a, b, most) => {
+                if let (Some(from), Some(to)) = (self.host_named(a), self.host_named(b)) {
+                    self.holes.push(Hole { id: 0, from, to, most: *most });
+                }
+            }
+            Act::Break(a, b) => {
+                if let (Some(a), Some(b)) = (self.proc_named(a), self.proc_named(b)) {
+                    for s in self.sockets_between(a, b) {
+                        self.break_socket(s, false);
+                    }
                 }
             }
             Act::Crash(name) => {

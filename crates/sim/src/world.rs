@@ -13,7 +13,7 @@ use pccl_proto::rules::Rule;
 
 use crate::app::App;
 use crate::check::Check;
-use crate::faults::{Cut, Fault};
+use crate::faults::{Cut, Fault, Hole};
 use crate::memory::{Arithmetic, Memory};
 use crate::net::{SockId, Socket};
 use crate::plan::Plan;
@@ -116,6 +116,7 @@ pub(crate) struct World {
     pub(crate) living: BTreeMap<Host, ProcId>,
     pub(crate) dark: BTreeSet<Host>,
     pub(crate) cuts: Vec<Cut>,
+    pub(crate) holes: Vec<Hole>,
     pub(crate) store: Store,
     /// None begins for a while.
     pub(crate) no_masters: bool,
@@ -164,6 +165,7 @@ impl World {
             living: BTreeMap::new(),
             dark: BTreeSet::new(),
             cuts: Vec::new(),
+            holes: Vec::new(),
             store: Store { unfenced: plan.broken == Some(Rule::TermFences), ..Store::default() },
             no_masters: false,
             steps: 0,
@@ -325,6 +327,7 @@ impl World {
         }
         if self.procs[p].body.is_some() {
             self.look_at(p);
+            self.note_decider(p);
             self.set_timer(p);
         }
     }

@@ -16,6 +16,7 @@ use super::name::{MANIFEST, SetName};
 use super::place::Place;
 use super::retention::{newest_first, sets};
 use crate::shared_state::SharedState;
+use crate::whole_file::replaceable;
 
 /// What is asked for at a time, and how many such requests are under way.
 const FETCH_BYTES: u64 = 8 << 20;
@@ -154,6 +155,7 @@ impl Checkpoints {
     pub fn export(&self, info: &CheckpointInfo, path: &Path) -> Result<u64, CheckpointError> {
         let head = self.place.run(self.manifest(&info.name))?.head;
         let failed = |why: String| CheckpointError::File { path: path.display().to_string(), why };
+        let path = &replaceable(path).map_err(|e| failed(e.to_string()))?;
         let mut temp = path.as_os_str().to_owned();
         temp.push(".part");
         let temp = Path::new(&temp);

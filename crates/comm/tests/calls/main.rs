@@ -4,6 +4,7 @@
 mod compressed;
 mod crew;
 mod every_kind;
+mod groups;
 mod many;
 mod mismatch;
 mod quantized;

@@ -79,7 +79,7 @@ impl Driver {
             tracing::error!(target: "pccl::master", "{e}");
         }
         *last.lock().unwrap_or_else(PoisonError::into_inner) = self.master.status(self.net.now());
-        self.net.close_all();
+        let _ = self.net.close_all();
         self.storage.end();
         end
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Authority, Master, MasterEvent};
 use crate::ids::{Epoch, PeerGroup, SessionId, Tag, Time};
 use crate::machine::Action;
-use crate::message::{MasterMessage, Report, View};
+use crate::message::{MasterMessage, Report, Sizes, View};
 use crate::record::{Change, Failure, GroupRecord, MemberRecord, Removal, RunRecord, StoreRequest, Verdict};
 use crate::rules::Rule;
 use crate::schedule::LinkModel;
@@ -118,6 +118,7 @@ impl Master {
         let joining: Vec<SessionId> =
             joining.iter().filter(|s| self.sessions.contains_key(s)).copied().collect();
         let is_silent = |why: &Removal| matches!(why, Removal::Silent { .. } | Removal::NotAttached { .. });
+        let heard = state.heard;
         let silent: Vec<SessionId> = state
             .removals
             .iter()
@@ -128,6 +129,10 @@ impl Master {
             // Never to an epoch without members because of silence: keep the sessions and wait.
             if let Some(state) = self.groups.get_mut(&group) {
                 state.removals.retain(|s, _| !silent.contains(s));
+            }
+            // Those that seemed lost already when the epoch began have not been told of it.
+            for session in silent {
+                self.bring_in(session, heard);
             }
             // Whoever was told to prepare starts nothing until the epoch has changed: it still must, once they are back.
             return self.collect(now, group, Vec::new(), "no member is heard: they are waited for");
@@ -345,19 +350,14 @@ impl Master {
         }
         let epoch = record.epoch;
         self.record.groups.insert(group, *record);
+        let sizes = self.sizes(epoch);
+        self.groups.entry(group).or_default().sizes = sizes;
         self.announce(group, epoch, change.as_ref());
         for (session, why) in removed {
             self.end_session(now, session, why);
         }
         for session in self.stayers(group) {
-            if let Some(s) = self.sessions.get_mut(&session) {
-                s.waits.clear();
-                if !s.is_member {
-                    s.is_member = true;
-                    s.acked = heard;
-                }
-            }
-            self.bring_up_to_date(session);
+            self.bring_in(session, heard);
         }
         self.end_topology_votes(group);
         self.go_on(now, group);
@@ -391,6 +391,21 @@ impl Master {
         self.count_votes(now, group);
     }
 
+    /// Somebody is a member of the newest epoch, and is told of it.
+    fn bring_in(&mut self, session: SessionId, heard: u64) {
+        let Some(epoch) = self.sessions.get(&session).map(|s| self.epoch_of(s.group)) else { return };
+        if let Some(s) = self.sessions.get_mut(&session) {
+            if !s.is_member {
+                s.is_member = true;
+                s.acked = heard;
+            }
+            if s.applied < epoch {
+                s.waits.clear();
+            }
+        }
+        self.bring_up_to_date(session);
+    }
+
     /// Tells a member about the epochs that it has not applied.
     pub(super) fn bring_up_to_date(&mut self, session: SessionId) {
         let Some(state) = self.sessions.get(&session) else {
@@ -404,21 +419,19 @@ impl Master {
         let joined = stored.members.iter().find(|m| m.member.session == session).map(|m| m.joined);
         let from = joined.unwrap_or_default().max(applied);
         let changes = stored.changes.iter().filter(|c| c.from >= from).cloned().collect();
-        let view = self.view(&stored);
+        let sizes = self.groups.get(&group).map(|g| g.sizes).filter(|s| s.epoch == stored.epoch);
+        let view = view(&stored, sizes.unwrap_or_else(|| self.sizes(stored.epoch)));
         self.tell(session, MasterMessage::EpochChange { changes, view });
     }
 
-    fn view(&self, stored: &GroupRecord) -> View {
+    /// How large the groups are in `epoch` of the one that asks.
+    pub(super) fn sizes(&self, epoch: Epoch) -> Sizes {
         let sizes = self.record.groups.values().map(|g| g.members.len() as u32);
-        View {
-            epoch: stored.epoch,
-            joined: stored.joined,
-            members: stored.members.iter().map(|m| m.member.clone()).collect(),
-            links: stored.links,
+        Sizes {
+            epoch,
             global_world: sizes.clone().sum(),
             groups: sizes.clone().filter(|n| *n > 0).count() as u32,
             largest_group: sizes.max().unwrap_or(0),
-            agreed: stored.agreed(),
         }
     }
 
@@ -462,6 +475,18 @@ impl Master {
         }
         // Another epoch in our term, not written by us: the store is not the one we know.
         self.depose(now, found);
+    }
+}
+
+/// An epoch as its members know it.
+fn view(stored: &GroupRecord, sizes: Sizes) -> View {
+    View {
+        epoch: stored.epoch,
+        joined: stored.joined,
+        members: stored.members.iter().map(|m| m.member.clone()).collect(),
+        links: stored.links,
+        sizes,
+        agreed: stored.agreed(),
     }
 }
 

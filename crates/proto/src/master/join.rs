@@ -65,8 +65,8 @@ impl Master {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.vote = None;
         match ending {
-            Ending::Decided { pending } => {
-                let outcome = VoteOutcome::Decided { pending };
+            Ending::Decided { pending, sizes } => {
+                let outcome = VoteOutcome::Decided { pending, sizes };
                 state.vote_result = Some((number, outcome.clone()));
                 self.tell(session, MasterMessage::VoteEnded { number, outcome });
             }
@@ -99,7 +99,8 @@ impl Master {
             VoteKind::Synchronize => self.count_offers(now, group),
             VoteKind::UpdateTopology if pending > 0 => self.begin_linking(now, group),
             VoteKind::UpdateTopology | VoteKind::PeersPending => {
-                self.end_votes(group, |_| true, &VoteOutcome::Decided { pending });
+                let outcome = self.outcome(group, pending);
+                self.end_votes(group, |_| true, &outcome);
             }
             // What was measured comes with the members' reports; the votes end with the new epoch.
             VoteKind::OptimizeTopology => self.begin_change(now, group, "the members ask for a new topology"),
@@ -120,9 +121,14 @@ impl Master {
             ended = Some(vote);
             self.tell(session, MasterMessage::VoteEnded { number: vote.number, outcome: outcome.clone() });
         }
-        if let (Some(vote), VoteOutcome::Decided { pending }) = (ended, outcome) {
-            self.decided(group, vote, Ending::Decided { pending: *pending });
+        if let (Some(vote), VoteOutcome::Decided { pending, sizes }) = (ended, outcome) {
+            self.decided(group, vote, Ending::Decided { pending: *pending, sizes: *sizes });
         }
+    }
+
+    /// A vote has come to this.
+    fn outcome(&self, group: PeerGroup, pending: u32) -> VoteOutcome {
+        VoteOutcome::Decided { pending, sizes: self.sizes(self.epoch_of(group)) }
     }
 
     /// Others may hear it late.
@@ -138,7 +144,8 @@ impl Master {
         let joined = stored.members.iter().any(|m| m.joined == stored.epoch);
         if joined {
             let pending = self.newcomers(group).len() as u32;
-            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &VoteOutcome::Decided { pending });
+            let outcome = self.outcome(group, pending);
+            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &outcome);
         }
         let optimizes = |s: &SessionId| {
             let vote = self.sessions.get(s).and_then(|s| s.vote);
@@ -146,7 +153,8 @@ impl Master {
         };
         if self.stayers(group).iter().all(optimizes) {
             let pending = self.newcomers(group).len() as u32;
-            self.end_votes(group, |_| true, &VoteOutcome::Decided { pending });
+            let outcome = self.outcome(group, pending);
+            self.end_votes(group, |_| true, &outcome);
         }
     }
 
@@ -293,7 +301,8 @@ impl Master {
         let removals = self.groups.get(&group).is_some_and(|g| !g.removals.is_empty());
         if joining.is_empty() && !removals {
             let pending = self.newcomers(group).len() as u32;
-            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &VoteOutcome::Decided { pending });
+            let outcome = self.outcome(group, pending);
+            self.end_votes(group, |k| k == VoteKind::UpdateTopology, &outcome);
             return;
         }
         let why = format!("{} newcomers join", joining.len());

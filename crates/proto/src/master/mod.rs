@@ -33,7 +33,7 @@ use self::shared::Syncing;
 use crate::ids::{ConnId, Epoch, PeerGroup, RunId, Seeded, SessionId, Tag, Term, Time};
 use crate::lease::Candidate;
 use crate::machine::{Action, Closed, Machine, Permit};
-use crate::message::{Ending, FromMaster, Heartbeat, MasterMessage, ToMaster, Vote, VoteOutcome};
+use crate::message::{Ending, FromMaster, Heartbeat, MasterMessage, Sizes, ToMaster, Vote, VoteOutcome};
 use crate::record::{GroupRecord, Member, Removal, RunRecord, StoreReply, StoreRequest};
 use crate::rules::Rules;
 use crate::settings::RunSettings;
@@ -125,6 +125,8 @@ struct Group {
     /// Everybody has heard the verdicts up to this one.
     closed: u64,
     activity: Activity,
+    /// How large the groups were when our last epoch began: all its members hear the same, whenever they do.
+    sizes: Sizes,
     /// How the last vote ended that any member has heard of.
     decided: Option<(Vote, Ending)>,
     /// Members that shall not be in the next epoch.

@@ -492,8 +492,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if let Some(vote) = self.vote.filter(|v| v.number == number) {
             self.vote = None;
             match outcome {
-                VoteOutcome::Decided { pending } => {
-                    self.last_vote = Some((vote, Ending::Decided { pending }));
+                VoteOutcome::Decided { pending, sizes } => {
+                    self.last_vote = Some((vote, Ending::Decided { pending, sizes }));
+                    // Other groups have changed since the epoch began; a vote of before it says less than it does.
+                    if let Some(view) = self.view.as_mut().filter(|v| v.epoch <= sizes.epoch) {
+                        view.sizes = sizes;
+                    }
                 }
                 VoteOutcome::Mismatch { .. } => self.uncount_vote(),
             }

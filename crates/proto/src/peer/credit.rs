@@ -178,15 +178,19 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         stripe: u16,
         frames: u64,
     ) {
-        let Some(s) = self.links.table.get_mut(&peer).map(|l| &mut l.stripes[stripe as usize]) else {
+        let Some(link) = self.links.table.get_mut(&peer) else {
             return;
         };
+        let s = &mut link.stripes[stripe as usize];
         if frames > s.first_seq + s.sent.len() as u64 {
             return self.close_link_conn(now, conn, "a count of accepted frames that cannot be");
         }
         let n = frames.saturating_sub(s.first_seq);
         s.sent.drain(..n as usize);
         s.first_seq += n;
+        if n > 0 {
+            link.fruitless = None;
+        }
     }
 
     /// The header of a data frame says how many of ours were accepted.

@@ -59,7 +59,8 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if !joined.is_empty() && self.vote.is_some_and(|v| v.kind == VoteKind::UpdateTopology) {
             // The vote has ended with this epoch, also if the master that said so is no more.
             self.vote = None;
-            self.vote_ended = Some(VoteOutcome::Decided { pending: 0 });
+            let sizes = self.view.as_ref().map(|v| v.sizes).unwrap_or_default();
+            self.vote_ended = Some(VoteOutcome::Decided { pending: 0, sizes });
         }
         self.thaw(now);
     }

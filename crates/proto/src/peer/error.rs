@@ -113,6 +113,15 @@ pub enum PeerEvent {
         /// Why.
         why: String,
     },
+    /// Connections to another member come about, and nothing comes through them: the master is told.
+    LinkFruitless {
+        /// The member.
+        peer: SessionId,
+        /// How many have broken since something came through.
+        breaks: u32,
+        /// In how long, milliseconds.
+        for_ms: u64,
+    },
     /// A stranger was turned away.
     StrangerRefused {
         /// Why.
@@ -162,6 +171,12 @@ impl fmt::Display for PeerEvent {
                 write!(f, "connected to peer {peer} again, going on where it was")
             }
             Self::LinkDown { peer, why } => write!(f, "the connection to peer {peer} broke: {why}"),
+            Self::LinkFruitless { peer, breaks, for_ms } => write!(
+                f,
+                "connections to peer {peer} come about, and no data comes through: {breaks} of them broke in {for_ms} ms. \
+                 Packets of full size may be lost on the way there: compare the MTU of the hosts' interfaces with that \
+                 of the way between them (pccl check measures it)"
+            ),
             Self::StrangerRefused { why } => write!(f, "a connection was refused: {why}"),
             Self::Mismatch { peer, tag } => write!(f, "peer {peer} called a different op by tag {tag}"),
             Self::Settles { complete, incomplete } => write!(

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::broken::Fruitless;
 use super::stream::Rx;
 use super::{EndReason, Peer, PeerEvent};
 use crate::execute::{Kernels, OpMemory, OutFrame};
@@ -24,6 +25,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const REDIAL_WAIT: Duration = Duration::from_millis(20);
 /// How long the older side leaves dialing to the younger one.
 const OLDER_REDIAL_WAIT: Duration = Duration::from_millis(250);
+/// A further connection that has never come about is tried this often: the way there may not allow so many.
+const FURTHER_REDIAL_WAIT: Duration = Duration::from_secs(1);
 /// Connections of a link.
 const MAX_STRIPES: u16 = 64;
 /// Round trips of a new link that are measured; the smallest counts.
@@ -68,10 +71,13 @@ pub(super) struct Link {
     /// The smallest round trip so far, and how many were measured.
     pub(super) rtt_us: Option<u32>,
     rtt_samples: u32,
-    down_since: Option<Time>,
+    pub(super) down_since: Option<Time>,
+    /// Connections that broke with something on its way since data came through for the last time.
+    pub(super) fruitless: Option<Fruitless>,
     /// The last attempt to dial was refused: the process is gone.
     refused: bool,
-    reported_down: bool,
+    /// When the master was told that it is broken, since it was up.
+    pub(super) reported: Option<Time>,
     why_down: String,
     /// Bytes sent for attempts without credit, by attempt.
     pub(super) eager: BTreeMap<AttemptName, u64>,
@@ -96,8 +102,9 @@ impl Link {
             rtt_us: None,
             rtt_samples: 0,
             down_since: Some(now),
+            fruitless: None,
             refused: false,
-            reported_down: false,
+            reported: None,
             why_down: "not connected yet".into(),
             eager: BTreeMap::new(),
             blocked: VecDeque::new(),
@@ -111,6 +118,14 @@ impl Link {
     /// Whether the first connection is there, and every other one that has been.
     pub(super) fn is_up(&self) -> bool {
         self.stripes.iter().enumerate().all(|(i, s)| s.conn.is_some() || (i > 0 && !s.was_up))
+    }
+
+    /// The stripes that may be dialed. The first one goes ahead: where the way between two hosts carries fewer
+    /// connections than we would like, a further one must not take its place.
+    fn dialable(&self) -> impl Iterator<Item = (usize, &Stripe)> {
+        let first = self.stripes.first().is_some_and(|s| s.conn.is_some());
+        let free = |s: &Stripe| s.conn.is_none() && s.dialing.is_none();
+        self.stripes.iter().enumerate().filter(move |(i, s)| free(s) && (*i == 0 || first))
     }
 
     /// Whether the link is there and its round trip is known.
@@ -207,7 +222,8 @@ impl Links {
         if let Some(Role::Dialed { to, .. }) = self.conns.get(&conn).map(|c| c.role)
             && let Some(link) = self.table.get_mut(&to)
         {
-            link.refused = true;
+            // Somebody is there as long as another connection is: there may not be more of them.
+            link.refused = link.stripes.iter().all(|s| s.conn.is_none());
         }
     }
 
@@ -217,18 +233,14 @@ impl Links {
             conn.heard = now;
             conn.pinged = None;
         }
-        for link in self.table.values_mut().filter(|l| l.down_since.is_some()) {
-            link.down_since = Some(now);
+        for link in self.table.values_mut() {
+            link.down_since = link.down_since.map(|_| now);
+            link.fruitless = None;
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
-        let dials = self
-            .table
-            .values()
-            .flat_map(|l| &l.stripes)
-            .filter(|s| s.conn.is_none())
-            .filter_map(|s| s.dial_at);
+        let dials = self.table.values().flat_map(Link::dialable).filter_map(|(_, s)| s.dial_at);
         let introduction = self.introduction.as_ref().map(|i| i.deadline);
         dials.chain(introduction).min()
     }
@@ -395,11 +407,9 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             .links
             .table
             .iter()
-            .flat_map(|(s, l)| l.stripes.iter().enumerate().map(move |(i, stripe)| (*s, i as u16, stripe)))
-            .filter(|(_, _, s)| {
-                s.conn.is_none() && s.dialing.is_none() && s.dial_at.is_some_and(|at| at <= now)
-            })
-            .map(|(s, i, _)| (s, i))
+            .flat_map(|(session, l)| l.dialable().map(|(i, stripe)| (*session, i as u16, stripe.dial_at)))
+            .filter(|(_, _, at)| at.is_some_and(|at| at <= now))
+            .map(|(session, i, _)| (session, i))
             .collect();
         for (session, stripe) in due {
             self.dial_stripe(now, session, stripe);
@@ -472,9 +482,13 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             Role::Up { peer, stripe } => (peer, stripe, true),
         };
         let me = self.session_id();
+        let fetches = self.fetches_from(peer);
         let Some(link) = self.links.table.get_mut(&peer) else {
             return;
         };
+        if was_up {
+            link.broke(now, fetches);
+        }
         let s = &mut link.stripes[stripe as usize];
         if s.conn == Some(conn) {
             s.conn = None;
@@ -482,11 +496,17 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if s.dialing == Some(conn) {
             s.dialing = None;
         }
-        let wait = if peer < me { REDIAL_WAIT } else { OLDER_REDIAL_WAIT };
+        let wait = match stripe {
+            1.. if !s.was_up => FURTHER_REDIAL_WAIT,
+            _ if peer < me => REDIAL_WAIT,
+            _ => OLDER_REDIAL_WAIT,
+        };
         // A member that we have never reached is not ours to dial if it is younger.
         s.dial_at = (peer < me || link.was_up).then(|| now + wait);
         link.why_down = why.into();
-        link.down_since.get_or_insert(now);
+        if !link.is_up() {
+            link.down_since.get_or_insert(now);
+        }
         if was_up {
             self.events.push_back(PeerEvent::LinkDown { peer, why: why.into() });
             if self.rank_of(peer).is_some() {
@@ -625,6 +645,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         (peer, stripe, generation): (SessionId, u16, u32),
         theirs: u64,
     ) {
+        let fetches = self.fetches_from(peer);
         let Some(link) = self.links.table.get_mut(&peer) else {
             return self.close_link_conn(now, conn, "the peer is no member any more");
         };
@@ -633,6 +654,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if theirs < s.first_seq || theirs > s.first_seq + s.sent.len() as u64 {
             return self.close_link_conn(now, conn, "a count of accepted frames that cannot be");
         }
+        let came_through = theirs > s.first_seq;
         s.sent.drain(..(theirs - s.first_seq) as usize);
         s.first_seq = theirs;
         while let Some(frame) = s.sent.pop_back() {
@@ -643,6 +665,12 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         s.generation = generation;
         s.dial_at = None;
         s.told = s.accepted;
+        if came_through {
+            link.fruitless = None;
+        } else if old.is_some() {
+            // The other side has given up a connection of whose end we have not heard.
+            link.broke(now, fetches);
+        }
         for other in [old, dialing].into_iter().flatten().filter(|c| *c != conn) {
             self.give_up_rx(other);
             self.drop_conn(other);
@@ -660,7 +688,7 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         let came_up = link.is_up() && link.down_since.take().is_some();
         if came_up {
             let again = std::mem::replace(&mut link.was_up, true);
-            link.reported_down = false;
+            link.reported = None;
             self.events.push_back(PeerEvent::LinkUp { peer, again });
         }
         // Also if it took the place of a connection whose end we have not noticed.
@@ -745,22 +773,6 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
             .collect();
         for conn in silent {
             self.say(conn, &LinkMessage::Ping);
-        }
-    }
-
-    fn report_broken_links(&mut self, now: Time, timeout: Duration) {
-        let Some(view) = &self.view else { return };
-        let mut broken = Vec::new();
-        for (session, link) in &mut self.links.table {
-            let member = view.members.binary_search_by_key(session, |m| m.session).is_ok();
-            let long = link.down_since.is_some_and(|at| now.since(at) > timeout);
-            if member && long && !link.reported_down && self.control.is_attached() {
-                link.reported_down = true;
-                broken.push(*session);
-            }
-        }
-        for peer in broken {
-            self.tell_master(&ToMaster::BrokenLink { peer });
         }
     }
 

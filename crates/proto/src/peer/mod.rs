@@ -2,12 +2,14 @@
 //!
 //! * `control`: the connection to the master, registration, attachment, heartbeats
 //! * `links`, `stream`: connections to the other members, their handshake and resumption
+//! * `broken`: links that do not come about, and links that do and carry nothing
 //! * `credit`: what may be sent for attempts that the receiver has not started
 //! * `ops`: life of an op from call to verdict
 //! * `shared`: shared state
 //! * `epoch`: what an epoch change does to ops and links
 //! * `settle`: what happens when no master can be found
 
+mod broken;
 mod control;
 mod credit;
 mod epoch;

@@ -201,6 +201,14 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         self.sync.as_ref().is_some_and(Sync::is_fetching)
     }
 
+    /// Whether it may come from this member.
+    pub(super) fn fetches_from(&self, peer: SessionId) -> bool {
+        self.sync.as_ref().is_some_and(|s| match &s.stage {
+            Stage::Elected { election, .. } => s.is_fetching() && election.holders.contains(&peer),
+            Stage::Voted => false,
+        })
+    }
+
     /// Takes a new vote with the current offer, not yet told.
     fn vote_to_synchronize(&mut self) {
         let vote = self.new_vote(VoteKind::Synchronize);
@@ -524,7 +532,11 @@ impl<M: OpMemory, K: Kernels> Peer<M, K> {
         if piece.block != MANIFEST {
             state.received_bytes += u64::from(piece.len);
         }
-        if fetch.arrived(piece) {
+        let whole = fetch.arrived(piece);
+        if let Some(link) = self.links.table.get_mut(&from) {
+            link.fruitless = None;
+        }
+        if whole {
             self.drop_incoming_state(|_, block| block == piece.block);
             self.block_arrived(piece.block);
             self.ask_blocks();
