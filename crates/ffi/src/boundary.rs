@@ -58,6 +58,11 @@ impl Failure {
     pub(crate) fn is_retry(&self) -> bool {
         self.class == pcclErrorClass_t::pcclErrorRetry
     }
+
+    /// Of an op: no other can be in flight before one has ended.
+    pub(crate) fn is_too_many(&self) -> bool {
+        self.is_retry() && self.code == pcclResult_t::pcclInvalidUsage
+    }
 }
 
 fn result_of(code: ResultCode) -> pcclResult_t {

@@ -64,6 +64,11 @@ impl Many<'_> {
                 let Some(i) = waiting.pop_first() else { break };
                 match self.start(i) {
                     Ok(pending) => running.push_back((i, pending)),
+                    // As many as may be at once are in flight, whatever the caller allows.
+                    Err(e) if e.is_too_many() && !running.is_empty() => {
+                        waiting.insert(i);
+                        break;
+                    }
                     Err(e) => failed = Some(e),
                 }
             }

@@ -1,14 +1,15 @@
 //! A peer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use pccl::{
-    Call, Class, Collective, DataType, Device, Options, RawOp, RawTensor, ReduceOp, ResultCode, Settings,
-    Strategy, SyncError, VoteError,
+    Call, Class, Collective, DataType, Device, NoCandidate, Options, RawOp, RawTensor, ReduceOp, ResultCode,
+    Settings, Strategy, SyncError, VoteError,
 };
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -31,8 +32,18 @@ pub(crate) struct Communicator {
     call: Call,
     comm: Mutex<Option<Arc<pccl::Communicator>>>,
     orphans: Orphans,
+    connecting: AtomicBool,
     /// The process that made it.
     process: u32,
+}
+
+/// Nobody connects any more.
+struct Connected<'a>(&'a AtomicBool);
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,13 +103,23 @@ fn quantized(py: Python<'_>, call: Call, how: Option<(u8, u8)>) -> PyResult<Call
     call.quantized_by_codes(integer, algorithm.into()).map_err(|why| wrong(&why))
 }
 
+/// What people call a collective.
+fn name_of(collective: u8) -> &'static str {
+    Collective::from_code(collective).map_or("collective", Collective::name)
+}
+
 fn vote_error(py: Python<'_>, vote: &str, error: &VoteError) -> PyErr {
     raise(py, vote, error.code(), error.class(), &error.to_string())
 }
 
 fn sync_error(py: Python<'_>, error: &SyncError) -> PyErr {
     let text = format!("{error}; {}", error.hint());
-    raise(py, "sync_shared_state", error.code(), error.class(), &text)
+    let raised = raise(py, "sync_shared_state", error.code(), error.class(), &text);
+    if let SyncError::NoCandidate { why: NoCandidate::Behind { highest, expected } } = error {
+        // For the package: a training that begins anew under an old master takes up its revisions.
+        let _ = raised.value(py).setattr("_behind", (highest, expected));
+    }
+    raised
 }
 
 impl Communicator {
@@ -144,7 +165,8 @@ impl Communicator {
         let options = settings.options(master, Some(group)).map_err(|e| invalid(e.to_string()))?;
         let call = Call::new(0).algorithm(settings.algorithm());
         let process = std::process::id();
-        Ok(Self { options, call, comm: Mutex::default(), orphans: Orphans::default(), process })
+        let (comm, orphans, connecting) = (Mutex::default(), Orphans::default(), AtomicBool::new(false));
+        Ok(Self { options, call, comm, orphans, connecting, process })
     }
 
     /// Connects, and waits until the members let this peer in.
@@ -154,27 +176,40 @@ impl Communicator {
         if old.as_ref().is_some_and(|old| old.ended().is_none()) {
             return Err(usage(py, "connect", "the communicator is connected already"));
         }
-        let options = self.options.clone();
+        if self.connecting.swap(true, Ordering::AcqRel) {
+            return Err(usage(py, "connect", "another thread is connecting the communicator"));
+        }
+        let _done = Connected(&self.connecting);
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let options = self.options.clone().cancelled_by(Arc::clone(&cancelled));
+        let again = old.clone();
         let connecting = move || match old.filter(|old| !old.has_left()) {
             Some(old) => old.reconnect().map(|()| old),
             None => pccl::Communicator::connect(&options).map(Arc::new),
         };
-        // A call that is thrown away leaves as soon as it is let in.
-        let connected = interruptible(py, connecting, || {})?
+        let stop = || {
+            cancelled.store(true, Ordering::Relaxed);
+            if let Some(old) = again {
+                old.abort();
+            }
+        };
+        let connected = interruptible(py, connecting, stop)?
             .map_err(|e| raise(py, "connect", e.code(), e.class(), &format!("{e}; {}", e.hint())))?;
         *lock(&self.comm) = Some(connected);
         Ok(())
     }
 
-    /// Leaves after the ops in flight.
-    fn leave(&self, py: Python<'_>) {
+    /// Leaves, after the ops in flight or at once; also at once after a signal.
+    fn leave(&self, py: Python<'_>, at_once: bool) -> PyResult<()> {
         if self.process != std::process::id() {
-            return; // a child's copy was never a member
+            return Ok(()); // a child's copy was never a member
         }
-        if let Some(comm) = lock(&self.comm).take() {
-            py.detach(|| comm.leave());
-            lock(&self.orphans).clear();
-        }
+        let Some(comm) = lock(&self.comm).take() else { return Ok(()) };
+        let (leaver, stopper) = (Arc::clone(&comm), comm);
+        let leave = move || if at_once { leaver.abort() } else { leaver.leave() };
+        let left = interruptible(py, leave, || stopper.abort());
+        reap(&self.orphans);
+        left
     }
 
     fn is_connected(&self) -> bool {
@@ -219,7 +254,7 @@ impl Communicator {
 
     /// Starts an op.
     fn start(&self, py: Python<'_>, what: Request) -> PyResult<Pending> {
-        let comm = self.connected(py, "all_reduce")?;
+        let comm = self.connected(py, name_of(what.collective))?;
         let started = self.begin(py, &comm, what)?;
         started.op.hand_over();
         Ok(Pending::new(started, comm, Arc::clone(&self.orphans)))
@@ -227,7 +262,7 @@ impl Communicator {
 
     /// Runs an op.
     fn run(&self, py: Python<'_>, what: Request) -> PyResult<Info> {
-        let comm = self.connected(py, "all_reduce")?;
+        let comm = self.connected(py, name_of(what.collective))?;
         let started = self.begin(py, &comm, what)?;
         wait(py, started, &comm, &self.orphans)
     }
@@ -270,7 +305,7 @@ impl Communicator {
 
 impl Communicator {
     fn begin(&self, py: Python<'_>, comm: &pccl::Communicator, what: Request) -> PyResult<InFlight> {
-        let known = |name: &str| argument(py, "all_reduce", &format!("unknown {name}"));
+        let known = |name: &str| argument(py, name_of(what.collective), &format!("unknown {name}"));
         let raw = RawOp {
             collective: Collective::from_code(what.collective).ok_or_else(|| known("collective"))?,
             dtype: DataType::from_code(what.dtype).ok_or_else(|| known("element type"))?,

@@ -18,6 +18,8 @@ pub(crate) struct Master {
     listen: SocketAddr,
     settings: Settings,
     server: Mutex<Option<Arc<Server>>>,
+    /// Somebody has begun to start it.
+    started: AtomicBool,
     /// Somebody has waited for its end.
     ended: AtomicBool,
     /// The process that made it.
@@ -46,25 +48,28 @@ impl Master {
             settings.set(key, value).map_err(|e| invalid(&e.to_string()))?;
         }
         let process = std::process::id();
-        Ok(Self { listen, settings, server: Mutex::default(), ended: AtomicBool::new(false), process })
+        let (started, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { listen, settings, server: Mutex::default(), started, ended, process })
     }
 
     /// Starts the master and returns.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
         check_process(py, self.process, "run", "master")?;
-        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-        if server.is_some() {
-            return Err(argument(py, "run", "the master is running already, or has ended"));
-        }
         let (run, path) = self.settings.run_by_callers().map_err(|e| argument(py, "run", &e.to_string()))?;
         let mut options = ServerOptions::new(self.listen);
         options.settings = run;
         options.security = self.settings.security().map_err(|e| argument(py, "run", &e.to_string()))?;
         options.store = path.map_or(StoreChoice::Memory, StoreChoice::Embedded);
+        if self.started.swap(true, Ordering::AcqRel) {
+            return Err(argument(py, "run", "the master is running already, or has ended"));
+        }
+        // No lock is held meanwhile: who waits for one keeps the interpreter's.
         let started = py.detach(|| Server::start(options));
-        let started =
-            started.map_err(|e| raise(py, "run", ResultCode::InvalidUsage, Class::Fatal, &e.to_string()))?;
-        *server = Some(Arc::new(started));
+        let started = started.map_err(|e| {
+            self.started.store(false, Ordering::Release);
+            raise(py, "run", ResultCode::InvalidUsage, Class::Fatal, &e.to_string())
+        })?;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(started));
         Ok(())
     }
 

@@ -32,7 +32,11 @@ pub(crate) type Orphans = Arc<Mutex<Vec<InFlight>>>;
 /// Lets go of what has ended.
 pub(crate) fn reap(orphans: &Orphans) {
     let mut all = orphans.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|one| !one.op.is_done());
+    let (ended, left) = all.drain(..).partition(|one| one.op.is_done());
+    *all = left;
+    drop(all);
+    // Not under the lock: the last look at an object may run code of Python, and other threads meanwhile.
+    drop::<Vec<InFlight>>(ended);
 }
 
 /// Waits for an op, looking for signals on the way.
@@ -67,7 +71,7 @@ fn result(py: Python<'_>, ended: Result<OpInfo, CollectiveError>) -> PyResult<In
 }
 
 pub(crate) fn op_error(py: Python<'_>, error: &CollectiveError) -> PyErr {
-    raise(py, "all_reduce", error.code(), error.class(), &format!("{error}; {}", error.hint()))
+    raise(py, error.op(), error.code(), error.class(), &format!("{error}; {}", error.hint()))
 }
 
 /// The handle of an asynchronous op.

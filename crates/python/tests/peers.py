@@ -223,6 +223,29 @@ def asynchronous():
     for k in range(8):
         comm.all_reduce_async(np.full(100_000, float(k)), tag=100 + k)
 
+
+    class Slow(bytearray):
+        """Lets other threads run when it goes."""
+
+        def __del__(self):
+            time.sleep(0.2)
+
+    handle = comm.all_reduce_async(Slow(8), tag=50)
+    while not handle.done():
+        time.sleep(0.001)
+    del handle
+    both = [threading.Thread(target=comm.all_reduce, args=(np.ones(10),), kwargs={"tag": 52 + i}) for i in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    # More than may be in flight at once.
+    many = [np.full(1, float(k)) for k in range(1500)]
+    double = pccl.ReduceOperandDescriptor(pccl.DataType.DOUBLE), pccl.QuantizationOptions.off()
+    what = [pccl.ReduceOpDescriptor.of(x, x, pccl.ReduceDescriptor(1, pccl.ReduceOp.SUM, k, *double)) for k, x in enumerate(many)]
+    comm.all_reduce_multiple_with_retry(what, max_in_flight=1500)
+    assert all(x == WORLD * k for k, x in enumerate(many))
+
     async def awaited():
         return await asyncio.gather(*(handle_of(k) for k in range(4)))
 
@@ -317,6 +340,57 @@ def interrupted():
         assert len(ticks) > 5, "other threads of Python run while a call blocks"
         assert np.array_equal(x, np.arange(1000, dtype=np.float32)), "the input is as it was"
         say("interrupted")
+
+
+def interrupted_close():
+    """Leaves after an op that nobody else starts, and gets a signal meanwhile."""
+    comm = joined()
+    if INDEX > 0:
+        while comm.world_size == WORLD:
+            time.sleep(0.01)
+        comm.close()
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    handle = comm.all_reduce_async(np.ones(10), tag=5)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        comm.close()
+    except KeyboardInterrupt:
+        assert handle.done() and not comm.is_connected
+        say("interrupted")
+
+
+def unanswered():
+    """Ops that nobody else starts are not done, hold up no event loop, and end with a block that an exception ends."""
+    comm = joined()
+    if INDEX > 0:
+        while comm.world_size == WORLD:
+            time.sleep(0.01)
+        comm.close()
+        return
+    x = np.arange(1000.0)
+    handle = comm.all_reduce_async(x, tag=5)
+    waiter = threading.Thread(target=handle.wait)
+    waiter.start()
+    while not handle._waits.locked():
+        time.sleep(0.001)
+    assert not handle.done(), "another thread waits for it"
+
+    async def limited():
+        try:
+            await asyncio.wait_for(comm.all_reduce_async(np.ones(10), tag=6), 0.05)
+        except asyncio.TimeoutError:
+            say("cancelled")
+
+    asyncio.run(limited())
+    try:
+        with comm:
+            raise KeyError("of the program")
+    except KeyError:
+        say("left")
+    waiter.join()
+    assert handle.done() and not handle.wait()[0]
+    assert np.array_equal(x, np.arange(1000.0)), "the input is as it was"
 
 
 def forked():
@@ -534,6 +608,72 @@ def data_parallel():
         parameter.data.fill_(float(INDEX))
     assert pccl.average_parameters(comm, model.parameters()) == WORLD
     assert all((p == (WORLD - 1) / 2).all() for p in model.parameters())
+    comm.close()
+
+
+def trained_late():
+    """A peer that comes later gets what the optimizer remembers too, and tensors of any type and layout."""
+    import torch
+
+    torch.manual_seed(INDEX)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 1))
+    model.to(memory_format=torch.channels_last)
+    model.register_buffer("mask", torch.full((5,), INDEX == 0))
+    model.register_buffer("turn", torch.full((), 1j**INDEX))
+    model[3].bias.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    step, stop = torch.zeros((), dtype=torch.int64), torch.full((), -1)
+    comm = pccl.Communicator(f"127.0.0.1:{PORT}")
+    comm.connect()
+    parallel = pccl.FaultTolerantDDP(model, comm, optimizer=optimizer, state={"step": step, "stop": stop})
+    parallel.synchronize()
+    while step != stop:
+        if stop < 0 and comm.world_size == WORLD:
+            stop.fill_(int(step) + 5)
+        optimizer.zero_grad()
+        parallel(torch.randn(8, 3, 4, 4)).square().mean().backward()
+        parallel.average_gradients()
+        optimizer.step()
+        step += 1
+        say("step")
+        parallel.admit()
+    parallel.synchronize()
+    found = {**model.state_dict(), **{f"m{i}": optimizer.state[p]["exp_avg_sq"] for i, p in enumerate(model.parameters()) if p.grad is not None}}
+    for name, tensor in found.items():
+        ours = torch.view_as_real(tensor.contiguous()) if tensor.is_complex() else tensor.to(torch.float64).contiguous()
+        theirs = ours.clone()
+        assert comm.broadcast(theirs, root=0).local_world_size == WORLD
+        assert torch.equal(ours, theirs), name
+    comm.close()
+
+
+def stale():
+    """Most peers lose their membership at the same moment and come back with what they had: it does not win against what
+    the other one has trained. And a training that begins anew under the same master takes up its revisions.
+    """
+    import torch
+
+    weight = torch.nn.Linear(2, 2)
+    fill = lambda value: [p.data.fill_(value) for p in weight.parameters()]
+    comm = joined()
+    parallel = pccl.FaultTolerantDDP(weight, comm)
+    fill(1.0)
+    parallel.synchronize()
+    if INDEX > 0:
+        comm.close()
+        comm.connect()
+    else:
+        while comm.world_size > 1:
+            time.sleep(0.01)
+        fill(2.0)
+    meet(comm, WORLD)
+    parallel.synchronize()
+    assert all((p == 2.0).all() for p in weight.parameters())
+    assert parallel.revision == 2
+    anew = pccl.DiLoCo(comm, weight.parameters(), inner_steps=1)
+    anew.synchronize()
+    assert anew.revision == 3
+    comm.barrier()
     comm.close()
 
 

@@ -2,6 +2,11 @@
 
 import ctypes
 import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +119,107 @@ def test_what_cannot_be_reduced_is_refused(bad, why):
         Buffer(bad, writable=True)
 
 
+def test_scalars_and_arrays_of_c_are_read_where_they_are():
+    kept = [Buffer(np.float64(i), writable=False) for i in range(5)]
+    assert [ctypes.c_double.from_address(one.address).value for one in kept] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(ValueError, match="read-only"):
+        Buffer(np.float64(1), writable=True)
+    array = (ctypes.c_int16 * 3)(1, 2, 3)
+    found = Buffer(array, writable=True)
+    assert (found.address, found.count, found.dtype) == (ctypes.addressof(array), 3, pccl.DataType.INT16)
+
+
+def test_elements_stay_though_their_tensor_gets_others():
+    tensor = torch.full((100_000,), 7.0)
+    held = Buffer(tensor, writable=True)
+    tensor.data = torch.zeros(1)
+    others = [torch.zeros(100_000) for _ in range(4)]
+    assert ctypes.c_float.from_address(held.address).value == 7.0 and len(others) == 4
+
+
+def test_a_shared_state_whose_tensor_has_other_elements_is_refused(alone):
+    weight = torch.nn.Linear(2, 2).weight
+    state = pccl.SharedState([pccl.TensorInfo.from_torch(weight, "weight")])
+    state.push_revision()
+    alone.sync_shared_state(state)
+    weight.data = torch.ones(2, 2)
+    with pytest.raises(pccl.FatalError, match='INVALID_ARGUMENT: tensor "weight" has been given other elements'):
+        alone.sync_shared_state(state)
+
+
+def test_a_newcomer_that_is_interrupted_is_no_newcomer_any_more(alone, master):
+    program = f"import pccl; c = pccl.Communicator('127.0.0.1:{master.port}'); print(flush=True); c.connect()"
+    # A shell starts what runs in its background with the signal ignored.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + program
+    hold = "\ninput()"
+    caught = f"try:\n  exec({program!r})\nexcept KeyboardInterrupt: print('interrupted', flush=True){hold}"
+    newcomer = subprocess.Popen([sys.executable, "-c", caught], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert newcomer.stdout.readline() == "\n"
+        while not alone.are_peers_pending():
+            time.sleep(0.01)
+        newcomer.send_signal(signal.SIGINT)
+        assert newcomer.stdout.readline() == "interrupted\n"
+        assert not alone.are_peers_pending()
+    finally:
+        newcomer.kill()
+        newcomer.communicate()
+
+
+def test_two_threads_do_not_connect_at_once(alone, master):
+    newcomer = pccl.Communicator(f"127.0.0.1:{master.port}")
+    first = threading.Thread(target=newcomer.connect)
+    first.start()
+    while not alone.are_peers_pending():
+        time.sleep(0.01)
+    with pytest.raises(pccl.FatalError, match="another thread"):
+        newcomer.connect()
+    alone.update_topology()
+    first.join()
+    assert newcomer.world_size == 2
+    newcomer.close()
+
+
+def test_a_descriptor_does_not_reach_beyond_its_tensors():
+    x = np.zeros(10, dtype=np.float32)
+    for count, dtype in ((11, "FLOAT"), (10, "DOUBLE")):
+        operand = pccl.ReduceOperandDescriptor(pccl.DataType[dtype])
+        what = pccl.ReduceDescriptor(count, pccl.ReduceOp.SUM, 0, operand, pccl.QuantizationOptions.off())
+        with pytest.raises(ValueError, match=f"{count} elements of {dtype}, the tensors have 10 of FLOAT"):
+            pccl.ReduceOpDescriptor.from_numpy(x, x, what)
+
+
+def test_other_threads_may_ask_for_a_master_that_starts():
+    # In a process of its own: the threads that would wait for each other for ever are all that there are.
+    program = """
+import pccl, threading
+master, ended = pccl.MasterNode("127.0.0.1:0"), threading.Event()
+def ask():
+    while not ended.is_set():
+        master._native.is_running()
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads: thread.start()
+for _ in range(3):
+    with master: pass
+    master = pccl.MasterNode("127.0.0.1:0")
+ended.set()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_errors_name_the_call(alone):
+    for name, call, why in (
+        ("all_gather", lambda: alone.all_gather(np.ones(3), np.ones(2)), "has 16 bytes and needs 24"),
+        ("broadcast", lambda: alone.broadcast(np.ones(3), root=1), "rank 1"),
+    ):
+        with pytest.raises(pccl.FatalError, match=f"^{name} failed with error: INVALID_ARGUMENT.*{why}") as caught:
+            call()
+        assert caught.value.func_name == name
+    assert alone.get_attribute(pccl.Attribute.LOCAL_WORLD_SIZE.value) == 1
+    with pytest.raises(ValueError, match="9"):
+        alone.get_attribute(9)
+
+
 def test_pairs_must_be_alike(alone):
     for send, recv, why in (
         (np.ones(4), np.ones(5), "number of elements"),
@@ -155,6 +261,9 @@ class OnDevice:
 
     def data_ptr(self):
         return 0x1000
+
+    def detach(self):
+        return self
 
     def is_contiguous(self):
         return True

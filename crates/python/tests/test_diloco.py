@@ -1,5 +1,7 @@
 """DiLoCo as one process can see it; see `test_fleet.py` for the rest."""
 
+import copy
+
 import pytest
 import torch
 
@@ -69,6 +71,21 @@ def test_what_all_have_alike_goes_to_a_file_and_back(alone, tmp_path):
         with pytest.raises(ValueError, match=why):
             resumed.load_state_dict(wrong)
     assert step == 5
+
+
+def test_parameters_that_get_new_elements_are_still_averaged(alone):
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    outer = pccl.DiLoCo(alone, [parameter], inner_steps=1, outer_lr=1.0, outer_momentum=0.0)
+    outer.synchronize()
+    torch.nn.utils.vector_to_parameters(torch.ones(3), [parameter])
+    assert outer.step()
+    assert torch.equal(outer.state_dict()["outer.0"], torch.ones(3)) and torch.equal(parameter.data, torch.ones(3))
+
+
+def test_a_wrapper_is_copied_with_its_module(alone):
+    module = torch.nn.Linear(1, 1)
+    copied = copy.copy(pccl.FaultTolerantDDP(module, alone))
+    assert copied.module is module and copied.weight is module.weight
 
 
 def test_what_cannot_be_is_refused(alone):

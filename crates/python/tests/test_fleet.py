@@ -1,9 +1,11 @@
 """Peers as processes."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,18 @@ def test_newcomers_take_part_in_streaming(crew):
         peer.succeeds()
 
 
+def test_a_newcomer_gets_what_the_optimizer_remembers(crew):
+    first = crew("trained_late", 3, only=[0])
+    first[0].says("step")
+    for peer in first + crew("trained_late", 3, only=[1, 2]):
+        peer.succeeds()
+
+
+def test_what_most_had_before_they_were_lost_does_not_win(crew):
+    for peer in crew("stale", 3):
+        peer.succeeds()
+
+
 def test_survivors_go_on_when_a_peer_is_killed(crew):
     peers = crew("survives", 3)
     for peer in peers:
@@ -100,6 +114,48 @@ def test_a_signal_ends_a_call_that_blocks(crew):
     first.succeeds()
     second.says("alone")
     second.succeeds()
+
+
+def test_a_signal_ends_a_leave_that_waits_for_an_op(crew):
+    first, second = crew("interrupted_close", 2)
+    first.says("interrupted", patience_s=30)
+    first.succeeds()
+    second.succeeds()
+
+
+def test_an_op_that_nobody_answers_holds_up_nothing(crew):
+    first, second = crew("unanswered", 2)
+    first.says("cancelled", patience_s=30)
+    first.says("left", patience_s=30)
+    first.succeeds()
+    second.succeeds()
+
+
+def test_who_leaves_a_frozen_master_has_no_op_any_more():
+    program = "import pccl; m = pccl.MasterNode('127.0.0.1:0', **{'network.heartbeat_timeout_ms': 60000}); m.run(); print(m.port, flush=True)"
+    master = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        comm = pccl.Communicator(f"127.0.0.1:{int(master.stdout.readline())}")
+        comm.connect()
+        master.send_signal(signal.SIGSTOP)
+        os.waitpid(master.pid, os.WUNTRACED)
+        ends = []
+
+        def wait():
+            try:
+                comm.barrier()
+            except pccl.PCCLError as error:
+                ends.append(error.result)
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        with pytest.raises(KeyError), comm:
+            raise KeyError("of the program")
+        waiter.join(timeout=30)
+        assert ends == [pccl.Result.INVALID_USAGE]
+    finally:
+        master.kill()
+        master.wait()
 
 
 def test_the_example_of_the_readme_works_as_written(tmp_path):

@@ -89,6 +89,12 @@ def test_whatever_has_a_buffer_is_written(tmp_path):
     assert found["grid"].tolist() == [[0, 1, 2], [3, 4, 5]] and found["bytes"].tolist() == [0, 0, 0]
 
 
+def test_scalars_are_written_each_with_its_value(tmp_path):
+    pccl.safetensors.save_file({str(i): np.float32(i) for i in range(5)}, tmp_path / "scalars")
+    found = pccl.safetensors.load_file(tmp_path / "scalars", "numpy")
+    assert {name: (x.shape, x.item()) for name, x in found.items()} == {str(i): ((), float(i)) for i in range(5)}
+
+
 def test_what_is_loaded_is_the_file_itself_and_may_be_written_to(tmp_path):
     path = tmp_path / "file.safetensors"
     pccl.safetensors.save_file({"x": np.zeros(100), "y": np.zeros(100)}, path)

@@ -1,4 +1,5 @@
-/* A master: prints its port (master [HEARTBEAT_TIMEOUT_MS]), and ends by SIGTERM, whose handler interrupts it, or when its standard input ends. */
+/* A master: prints its port (master [KEY VALUE]..., keys of the configuration), and ends by SIGTERM, whose handler
+ * interrupts it, or when its standard input ends. */
 #include <pccl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -29,9 +30,9 @@ int main(int argc, char **argv) {
     listen.inet.protocol = inetIPv4;
     listen.inet.ipv4.data[0] = 127;
     listen.inet.ipv4.data[3] = 1;
-    if (pcclCreateMaster(listen, &master) != pcclSuccess ||
-        pcclSetMasterOption(master, "network.heartbeat_timeout_ms", argc > 1 ? argv[1] : "5000") != pcclSuccess ||
-        pcclRunMaster(master) != pcclSuccess || pcclGetMasterPort(master, &port) != pcclSuccess) {
+    int fine = pcclCreateMaster(listen, &master) == pcclSuccess;
+    for (int i = 1; fine && i + 1 < argc; i += 2) fine = pcclSetMasterOption(master, argv[i], argv[i + 1]) == pcclSuccess;
+    if (!fine || pcclRunMaster(master) != pcclSuccess || pcclGetMasterPort(master, &port) != pcclSuccess) {
         fprintf(stderr, "%s\n", pcclGetLastError());
         return 1;
     }

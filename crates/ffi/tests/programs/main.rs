@@ -63,6 +63,17 @@ fn the_death_of_a_trainer_with_data_loaders_is_not_noticed_by_silence_only() -> 
 }
 
 #[test]
+fn what_is_not_to_be_quantized_is_the_plain_sum_in_a_run_that_compresses() -> Result<()> {
+    let master = Master::that_compresses()?;
+    let program = compile("tests/c/compressed.c", Language::C)?;
+    let start = |i| Program::start(&program, &[&master.port, i]);
+    let (first, second) = (start("0")?, start("1")?);
+    first.succeeds(PATIENCE)?;
+    second.succeeds(PATIENCE)?;
+    master.terminates()
+}
+
+#[test]
 fn what_is_wrong_gets_a_code_and_a_text() -> Result<()> {
     let master = Master::start()?;
     Program::start(&compile("tests/c/misuse.c", Language::C)?, &[&master.port])?.succeeds(PATIENCE)?;

@@ -103,7 +103,16 @@ impl Master {
 
     /// One that takes so many milliseconds of silence for a death.
     pub(crate) fn with_heartbeat_timeout(ms: &str) -> Result<Self> {
-        let mut program = Program::start(&compile("tests/c/master.c", Language::C)?, &[ms])?;
+        Self::with(&["network.heartbeat_timeout_ms", ms])
+    }
+
+    /// One whose run compresses what is large.
+    pub(crate) fn that_compresses() -> Result<Self> {
+        Self::with(&["network.heartbeat_timeout_ms", "5000", "performance.enable_compression", "true"])
+    }
+
+    fn with(options: &[&str]) -> Result<Self> {
+        let mut program = Program::start(&compile("tests/c/master.c", Language::C)?, options)?;
         let port = program.line(Duration::from_secs(10))?;
         Ok(Self { program, port })
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 from ._types import DataType, DeviceType
@@ -58,6 +59,8 @@ _INTEGERS = {"b": "int", "h": "int", "i": "int", "l": "int", "q": "int", "n": "i
 _UNSIGNED = {"B": "uint", "H": "uint", "I": "uint", "L": "uint", "Q": "uint", "N": "uint", "?": "uint", "c": "uint"}
 _FLOATS = {"e": "float", "f": "float", "d": "float"}
 _KINDS = {**_INTEGERS, **_UNSIGNED, **_FLOATS}
+#: What a format may begin with if its elements are in native byte order: `ctypes` says so in so many words.
+_NATIVE = "@=<" if sys.byteorder == "little" else "@=>!"
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "uint"}
 _DLPACK_CPU = (1, 3)
 #: Memory of a device, and such as the driver moves between it and main memory.
@@ -74,6 +77,7 @@ class Buffer:
 
     def __init__(self, tensor: Any, *, writable: bool, on_device: bool = False):
         self._owner = tensor
+        #: What else keeps the elements where they are.
         self._view: Any = None
         self.device = DeviceType.CPU
         if hasattr(tensor, "data_ptr") and hasattr(tensor, "is_contiguous"):
@@ -93,6 +97,8 @@ class Buffer:
             raise ValueError(f"Only CPU tensors are supported, this one is on {tensor.device}")
         if not tensor.is_contiguous():
             raise ValueError("The tensor must be contiguous")
+        # The elements stay, also if the tensor is given others meanwhile (`tensor.data = …`).
+        self._view = tensor.detach()
         self.address = tensor.data_ptr()
         self.count = tensor.numel()
         self.shape = tuple(tensor.shape)
@@ -103,6 +109,9 @@ class Buffer:
             raise ValueError("The array must be contiguous")
         if writable and not array.flags.writeable:
             raise ValueError("The array is read-only")
+        if not hasattr(array, "__setitem__"):
+            # A scalar, say the result of `mean()`, has no elements that stay: every look at it makes new ones.
+            array = self._view = array.__array__()
         self.address = array.__array_interface__["data"][0]
         self.count = array.size
         self.shape = array.shape
@@ -148,7 +157,7 @@ class Buffer:
         # Released when it is thrown away, also after the error below.
         self._view = _View(view)
         spelled = (view.format or b"B").decode()
-        kind = _KINDS.get(spelled.lstrip("@="))
+        kind = _KINDS.get(spelled.lstrip(_NATIVE))
         if kind is None:
             raise ValueError(f"Unsupported dtype: buffer format {spelled!r}")
         self.dtype = DataType._named(f"{kind}{8 * view.itemsize}")

@@ -129,7 +129,15 @@ class AsyncReduceHandle:
 
     def done(self) -> bool:
         """Whether it has ended: :meth:`wait` and :meth:`result` then return at once."""
-        return self._ended or self._pending.done()
+        if self._ended:
+            return True
+        # Whoever waits for it has taken it out of `_pending`.
+        if not self._waits.acquire(blocking=False):
+            return False
+        try:
+            return self._pending.done()
+        finally:
+            self._waits.release()
 
     def wait(self) -> "tuple[bool, int, Optional[ReduceInfo]]":
         """Waits until it has ended: whether it succeeded, its :class:`Result` as a number, and how it went.
@@ -150,8 +158,17 @@ class AsyncReduceHandle:
         return self._info
 
     def __await__(self) -> "Generator[Any, None, ReduceInfo]":
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(None, self.result).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> ReduceInfo:
+        """Looks now and then, because a thread that waits could not be cancelled, and a loop does not end before its
+        threads do. The op goes on by itself meanwhile.
+        """
+        looks = 0
+        while not self.done():
+            looks += 1
+            await asyncio.sleep(0 if looks < 20 else min(looks * 1e-4, 5e-3))
+        return self.result()
 
 
 class Communicator:
@@ -167,6 +184,9 @@ class Communicator:
 
         with pccl.Communicator("127.0.0.1:7117") as comm:
             comm.all_reduce(gradients, op=pccl.ReduceOp.AVG)
+
+    At the end of the block it leaves as :meth:`close` does; after an exception at once: ops in flight end with their inputs
+    as they were.
 
     Tensors are anything contiguous in main memory: ``torch.Tensor``, ``numpy.ndarray``, DLPack, the buffer protocol; they
     are never copied. Methods may be called from several threads. Ctrl-C works while they block: the peer leaves the run,
@@ -199,8 +219,8 @@ class Communicator:
         raise invalid("connect", "n_attempts is not at least 1")
 
     def close(self) -> None:
-        """Leaves the run after the ops in flight; the others go on at once."""
-        self._native.leave()
+        """Leaves the run after the ops in flight (they are given a minute); the others go on at once."""
+        self._native.leave(False)
 
     leave = close
 
@@ -209,8 +229,9 @@ class Communicator:
             self.connect()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        # The others may wait for what comes after the error, and this peer for them.
+        self._native.leave(error is not None)
 
     @property
     def is_connected(self) -> bool:
@@ -236,6 +257,7 @@ class Communicator:
 
     def get_attribute(self, attribute: Attribute) -> int:
         """An attribute of the newest epoch."""
+        attribute = Attribute(attribute)
         if attribute is Attribute.LOCAL_WORLD_SIZE:
             return self._native.world_size()
         found = self.membership
@@ -268,6 +290,9 @@ class Communicator:
         """
         tensors = []
         for info in shared_state._infos:
+            if info._moved():
+                why = f'tensor "{info.name}" has been given other elements since: make its TensorInfo anew'
+                raise invalid("sync_shared_state", why)
             on_cuda = info.device_type is DeviceType.CUDA
             missing = _native.cuda_support() if on_cuda else None
             if missing is not None:
@@ -341,6 +366,10 @@ class Communicator:
                 try:
                     running.append((i, self._start(descriptors[i])))
                 except PCCLError as error:
+                    if isinstance(error, RetryError) and error.result is Result.INVALID_USAGE and running:
+                        # As many as may be at once are in flight, whatever the caller allows.
+                        waiting.append(i)
+                        break
                     failed = error
             if not running:
                 break

@@ -6,7 +6,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Optional
 
 from ._communicator import AsyncReduceHandle, Communicator
 from ._errors import PCCLError, RetryError
-from ._training import TAGS, average_in_place, flat_by_dtype, put_back, synchronize
+from ._training import TAGS, Shared, average_in_place, flat_by_dtype, put_back
 from ._types import QuantizationOptions, ReduceOp
 
 _NOW, _DELAYED = TAGS[128:192], TAGS[192:256]
@@ -119,9 +119,9 @@ class DiLoCo:
         self.outer_momentum = outer_momentum
         self.delayed = delayed
         self.quantization = quantization
-        self.revision = 0
+        self._shared = Shared(comm)
         self._state = dict(state or {})
-        parts = _cut([p.data for p in parameters], fragments)
+        parts = _cut(list(parameters), fragments)
         self._fragments: "list[_Fragment]" = []
         for part in parts:
             first = sum(len(fragment.outer) for fragment in self._fragments)
@@ -131,6 +131,11 @@ class DiLoCo:
         self._due = {inner_steps * (i + 1) // n: fragment for i, fragment in enumerate(self._fragments)}
         self._since = 0
         self._on_its_way: Optional[_OnItsWay] = None
+
+    @property
+    def revision(self) -> int:
+        """Of the last :meth:`synchronize`."""
+        return self._shared.revision
 
     def step(self) -> bool:
         """After each step of the inner optimizer. True if this one ended a round."""
@@ -173,11 +178,12 @@ class DiLoCo:
         self._since = 0
 
     def synchronize(self) -> None:
-        """Makes parameters and momentum of all members equal; those of most members win. Every peer begins with it. What
-        has been trained and not been averaged is lost: :meth:`finish` first, if it should not be.
+        """Makes parameters and momentum of all members equal; those of most members win. What a member has that has lost
+        its membership meanwhile does not count against the others. Every peer begins with it. What has been trained and
+        not been averaged is lost: :meth:`finish` first, if it should not be.
         """
         self._arrive()
-        self.revision = synchronize(self.comm, self.state_dict(), self.revision)
+        self._shared.synchronize(self.state_dict())
         self._since = 0
         for fragment in self._fragments:
             fragment.put(fragment.outer)

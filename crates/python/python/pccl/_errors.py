@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Optional
 
 
 class Result(Enum):
@@ -36,6 +36,8 @@ class PCCLError(Exception):
         self.result = result
         self.func_name = func_name
         self.text = text
+        #: Of a synchronization: the highest revision that was offered, and the one that was expected.
+        self._behind: "Optional[tuple[int, int]]" = None
 
     def __reduce__(self) -> "tuple[Any, ...]":
         return type(self), (self.result, self.func_name, self.text)

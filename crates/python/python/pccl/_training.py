@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Mapping, Optional
 
 from ._communicator import AsyncReduceHandle, Communicator
 from ._errors import PCCLError, Result, RetryError
-from ._types import QuantizationOptions, ReduceInfo, ReduceOp, SharedState, TensorInfo
+from ._types import DataType, QuantizationOptions, ReduceInfo, ReduceOp, SharedState, TensorInfo
 
 #: Tags of this module's ops; a program that runs ops of its own at the same time uses others.
 TAGS = range(0xD110C0, 0xD110C0 + 4096)
@@ -74,28 +74,53 @@ class FaultTolerantDDP:
 
     ::
 
-        model = pccl.FaultTolerantDDP(module, comm)
-        loss_of(model(batch)).backward()
-        model.average_gradients()
-        optimizer.step()
+        model = pccl.FaultTolerantDDP(module, comm, optimizer=optimizer)
+        model.synchronize()                  # every peer, also a newcomer, begins with it
+        for batch in data:
+            optimizer.zero_grad()
+            loss_of(model(batch)).backward()
+            model.average_gradients()
+            optimizer.step()
+            model.admit()
 
-    All members call :meth:`average_gradients` once for each step. Newcomers are let in by :meth:`admit`, between steps.
-    Attributes of the module are found through it.
+    All members call :meth:`average_gradients` once for each step: to accumulate gradients, call ``backward`` several times
+    before. Newcomers are let in by :meth:`admit`, between steps. Attributes of the module are found through it.
 
     :param bucket_bytes: gradients are reduced in buckets of about so many bytes, several at once.
+    :param optimizer: of an optimizer that remembers (momentum, Adam) newcomers need what it remembers: without it their
+        weights would soon not be those of the others. Its learning rate is not part of that: set it by the step.
+    :param state: further tensors by name that are the same on all members between steps and that newcomers need, such as
+        the number of steps so far.
     """
 
-    def __init__(self, module: Any, comm: Communicator, *, bucket_bytes: int = 25 << 20):
+    def __init__(
+        self,
+        module: Any,
+        comm: Communicator,
+        *,
+        bucket_bytes: int = 25 << 20,
+        optimizer: Any = None,
+        state: "Optional[Mapping[str, Any]]" = None,
+    ):
         self.module = module
         self.comm = comm
         self.bucket_bytes = bucket_bytes
-        self.revision = 0
+        self._shared = Shared(comm)
+        self._optimizer = optimizer
+        self._state = dict(state or {})
+
+    @property
+    def revision(self) -> int:
+        """Of the last :meth:`synchronize`."""
+        return self._shared.revision
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["module"], name)
+        if name == "module":
+            raise AttributeError(name)  # asked for before there is one: by `copy`, by `pickle`
+        return getattr(self.module, name)
 
     def _buckets(self) -> "list[list[Any]]":
         import torch
@@ -146,8 +171,30 @@ class FaultTolerantDDP:
         return max(world, 1)
 
     def synchronize(self) -> None:
-        """Makes the parameters and buffers of all members equal; those of most members win."""
-        self.revision = synchronize(self.comm, dict(self.module.state_dict()), self.revision)
+        """Makes parameters, buffers, what the optimizer remembers, and ``state`` of all members equal; those of most members
+        win. What a member has that has lost its membership meanwhile does not count against the others.
+        """
+        tensors = dict(self.module.state_dict())
+        tensors.update({f"state.{name}": tensor for name, tensor in self._state.items()})
+        if self._optimizer is not None:
+            self._remember()
+            tensors.update(_remembered(self._optimizer))
+        self._shared.synchronize(tensors)
+
+    def _remember(self) -> None:
+        """Gives the optimizer room for what those of the others remember, if they do: it makes it at its first step."""
+        import torch
+
+        any_does = torch.tensor(bool(_remembered(self._optimizer)), dtype=torch.uint8)
+        while True:
+            try:
+                self.comm.all_reduce(any_does, op=ReduceOp.MAX, tag=TAGS[-1])
+                break
+            except RetryError as error:
+                if error.result is Result.TOO_FEW_PEERS:
+                    break
+        if any_does:
+            _make_room(self._optimizer)
 
     def admit(self) -> bool:
         """Between steps: lets newcomers in, if any wait, and gives them the parameters. All members call it."""
@@ -158,9 +205,90 @@ class FaultTolerantDDP:
         return True
 
 
-def synchronize(comm: Communicator, tensors: "dict[str, Any]", revision: int) -> int:
-    """Synchronizes and returns the new revision. A newcomer's is lower than that of the group: it receives."""
-    state = SharedState([TensorInfo.of(t, name) for name, t in tensors.items() if t.numel() > 0])
-    state.revision = revision + 1
-    comm.sync_shared_state(state)
-    return state.revision
+def _parameters(optimizer: Any) -> "list[Any]":
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _remembered(optimizer: Any) -> "dict[str, Any]":
+    """The tensors of an optimizer's state, by the position of their parameter."""
+    import torch
+
+    return {
+        f"optimizer.{i}.{key}": value
+        for i, parameter in enumerate(_parameters(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _make_room(optimizer: Any) -> None:
+    """Lets an optimizer make the state of parameters that have none, by a step that changes no parameter."""
+    import torch
+
+    parameters = [p for p in _parameters(optimizer) if p.requires_grad]
+    new = [p for p in parameters if not optimizer.state.get(p)]
+    if not new:
+        return
+    before = [(p, p.detach().clone(), p.grad) for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    for parameter in new:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter, values, gradient in before:
+        parameter.detach().copy_(values)
+        parameter.grad = gradient
+
+
+class Shared:
+    """What all members have alike, and up to which revision this peer has agreed on it."""
+
+    def __init__(self, comm: Communicator):
+        self.comm = comm
+        self.revision = 0
+        #: This peer's life in which it did.
+        self._session: Optional[str] = None
+
+    def synchronize(self, tensors: "Mapping[str, Any]") -> None:
+        """Makes the tensors of all members equal, of any element type and memory layout."""
+        infos, copies = [], {}
+        for name, tensor in tensors.items():
+            if tensor.numel() == 0:
+                continue
+            here = tensor.detach()
+            there = here.contiguous()
+            if there.data_ptr() != here.data_ptr():
+                copies[name] = here, there
+            infos.append(TensorInfo.of(_plain(there), name))
+        state = SharedState(infos)
+        session = self.comm.membership.session
+        # Who has lost its membership has missed what the others did since, also if they have not synchronized since.
+        state.revision = self.revision + (self._session in (None, session))
+        while True:
+            try:
+                changed = self.comm.sync_shared_state(state).changed
+                break
+            except PCCLError as error:
+                if error._behind is None:
+                    raise
+                # Nobody is left of those that had more, or all begin anew under a master that has seen others: who has
+                # the most goes before.
+                highest, expected = error._behind
+                if state.revision == highest:
+                    state.revision = expected
+        self.revision, self._session = state.revision, session
+        for name in changed:
+            if name in copies:
+                here, there = copies[name]
+                here.copy_(there)
+
+
+def _plain(tensor: Any) -> Any:
+    """A contiguous tensor, or its bytes if they are of a type that is not reduced (booleans, complex numbers)."""
+    import torch
+
+    try:
+        DataType.from_torch_dtype(tensor.dtype)
+    except ValueError:
+        return tensor.reshape(-1).view(torch.uint8)
+    return tensor

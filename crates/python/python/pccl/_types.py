@@ -233,6 +233,11 @@ class ReduceOpDescriptor:
         from ._buffers import pair
 
         a, b = pair(send, recv)
+        count, dtype = reduce_descriptor.count, reduce_descriptor.operand_descriptor.datatype
+        if count * dtype.itemsize > a.nbytes:
+            raise ValueError(
+                f"The descriptor says {count} elements of {dtype.name}, the tensors have {a.count} of {a.dtype.name}"
+            )
         one = ReduceOpDescriptor(a.address, b.address, reduce_descriptor)
         one._keep = (a, b)
         return one
@@ -281,6 +286,11 @@ class TensorInfo:
         )
         info._keep = buffer
         return info
+
+    def _moved(self) -> bool:
+        """Whether its tensor has been given other elements since (``tensor.data = …``)."""
+        now = getattr(getattr(self._keep, "_owner", None), "data_ptr", None)
+        return now is not None and self.numel > 0 and now() != self.data_ptr
 
     @classmethod
     def from_torch(cls, tensor: Any, name: str, *, allow_content_inequality: bool = False) -> "TensorInfo":

@@ -106,6 +106,8 @@ class _Source:
             name, shape = str(tensor.dtype).replace("torch.", "", 1), tensor.shape
             address, nbytes = tensor.data_ptr(), tensor.numel() * tensor.element_size()
         elif hasattr(tensor, "__array_interface__") and hasattr(tensor, "flags"):
+            # A scalar has no elements that stay where they are.
+            tensor = tensor if hasattr(tensor, "__setitem__") else tensor.__array__()
             tensor, shape = tensor if tensor.flags.c_contiguous else tensor.copy(order="C"), tensor.shape
             name = tensor.dtype.name if tensor.dtype.isnative else str(tensor.dtype)
             address, nbytes = tensor.__array_interface__["data"][0], tensor.nbytes
