@@ -136,7 +136,12 @@ fn generate(
 ) -> Result<Vec<Item>, TemplateError> {
     let mut items = Vec::new();
     for target in &deployment.targets {
-        for local in 1..=count(environment, deployment, target, &rule.per_target)? {
+        let count = count(environment, deployment, target, &rule.per_target)?;
+        if items.len() + count as usize > MOST_ENTRIES {
+            let reason = format!("a list of more than {MOST_ENTRIES} entries: nobody could deploy them");
+            return Err(TemplateError { path: "per_target".to_owned(), reason });
+        }
+        for local in 1..=count {
             let values = context! {
                 target => jinja(target), vars => jinja(&deployment.vars), index => items.len() + 1, local_index => local,
             };
@@ -158,6 +163,9 @@ fn generate(
     }
     Ok(items)
 }
+
+/// Most entries of a generated list: a wrong digit must not fill the memory.
+const MOST_ENTRIES: usize = 1_000_000;
 
 /// How many entries a target has.
 fn count(

@@ -1,13 +1,14 @@
 //! Jobs: what one thread does for one attempt, one batch of attempts, or one gate.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-use pccl_deploy::file::{Action, TerraformAction};
+use pccl_deploy::file::{Action, Gate, TerraformAction};
 use pccl_deploy::plan::{Plan, TaskId};
 use pccl_deploy::schedule::{Cause, Outcome, Scheduler};
 use pccl_deploy::template::{Renderer, TemplateError};
@@ -158,7 +159,7 @@ impl Workshop {
         let rule = rules.and_then(|gates| gates.get(gate));
         let context = self.renderer.wave_context(wave as usize + 1);
         let missing = || Err(TemplateError { path: String::new(), reason: "the gate is gone".to_owned() });
-        let name = rule.map_or("", |rule| rule.name.as_str()).replace(['/', ' '], "_");
+        let name = rule.map_or_else(String::new, gate_name);
         let single = Single {
             task: TaskId(0),
             action: rule.map_or_else(missing, |rule| self.renderer.action(&rule.run, &context)),
@@ -166,13 +167,21 @@ impl Workshop {
             paper: Paper {
                 name: format!("gate {name}"),
                 log: self.logs.join(format!("gate-{}-{name}.log", wave + 1)),
-                mark: format!("{}/gate-{name}#{wave}", self.mark),
+                mark: format!("{}/{GATE}{name}#{wave}", self.mark),
                 timeout: rule.map_or(Duration::from_secs(600), |rule| rule.timeout.0),
                 parallelism: None,
             },
         };
         Job::Gate(single, gate)
     }
+}
+
+/// In the mark of a gate, before its name.
+pub(crate) const GATE: &str = "gate-";
+
+/// What a gate is called in names of files and in marks.
+pub(crate) fn gate_name(gate: &Gate) -> String {
+    gate.name.replace(['/', ' '], "_")
 }
 
 /// Outputs of the batches of a phase, oldest first.
@@ -197,17 +206,29 @@ pub(crate) fn spawn(job: Job, number: u64, site: Arc<Site>, control: Arc<Control
         Job::Batch(batch) => batch.tasks.clone(),
         Job::Gate(..) => Vec::new(),
     };
-    let started = thread::Builder::new().stack_size(STACK).spawn(move || {
-        work(job, &site, &control, &sender);
-        // The engine may be gone: nobody is left to tell.
-        let _ = sender.send(Message::Over { job: number });
-    });
-    if let Err(error) = started {
+    let gate = if let Job::Gate(_, gate) = &job { Some(*gate) } else { None };
+    // The engine may be gone: then nobody is left to tell. Who has told already is not heard a second time.
+    let give_up = move |what: String| {
         for task in tasks {
-            let what = format!("failed to start a thread: {error}");
-            let _ = tell.send(Message::Ended { task, outcome: Outcome::Failed(Cause::Server { what }) });
+            let outcome = Outcome::Failed(Cause::Server { what: what.clone() });
+            let _ = tell.send(Message::Ended { task, outcome });
+        }
+        if let Some(gate) = gate {
+            let _ = tell.send(Message::Gate { gate, answer: Err(what) });
         }
         let _ = tell.send(Message::Over { job: number });
+    };
+    let fail = give_up.clone();
+    let started = thread::Builder::new().stack_size(STACK).spawn(move || {
+        let worked = catch_unwind(AssertUnwindSafe(|| work(job, &site, &control, &sender)));
+        match worked {
+            Ok(()) => drop(sender.send(Message::Over { job: number })),
+            // A fault of ours ends this attempt, and not the waiting for it.
+            Err(_) => fail("pccl has a fault: its message is in the output above".to_owned()),
+        }
+    });
+    if let Err(error) = started {
+        give_up(format!("failed to start a thread: {error}"));
     }
 }
 
@@ -216,18 +237,21 @@ fn work(job: Job, site: &Site, control: &Control, sender: &Sender<Message>) {
         Job::Single(single) => {
             let task = single.task;
             let result = one(&single, &[task], site, control, sender);
-            let _ = sender.send(Message::Ended { task, outcome: outcome(result) });
+            let _ = sender.send(Message::Ended { task, outcome: outcome(result, site) });
         }
         Job::Gate(single, gate) => {
             let result = one(&single, &[], site, control, sender);
-            let _ = sender.send(Message::Gate { gate, answer: result.map_err(|cause| cause.to_string()) });
+            let _ = sender.send(Message::Gate {
+                gate,
+                answer: result.map_err(|cause| site.discreet(cause).to_string()),
+            });
         }
         Job::Batch(batch) => together(&batch, site, control, sender),
     }
 }
 
-fn outcome(result: Result<(), Cause>) -> Outcome {
-    result.map_or_else(Outcome::Failed, |()| Outcome::Success)
+fn outcome(result: Result<(), Cause>, site: &Site) -> Outcome {
+    result.map_or_else(|cause| Outcome::Failed(site.discreet(cause)), |()| Outcome::Success)
 }
 
 fn impossible(error: &TemplateError) -> Cause {
@@ -295,7 +319,7 @@ fn with_context<T>(
 
 fn together(batch: &Together, site: &Site, control: &Control, sender: &Sender<Message>) {
     let end = |at: usize, result: Result<(), Cause>| {
-        let _ = sender.send(Message::Ended { task: batch.tasks[at], outcome: outcome(result) });
+        let _ = sender.send(Message::Ended { task: batch.tasks[at], outcome: outcome(result, site) });
     };
     let actions = match &batch.actions {
         Ok(actions) => actions,
@@ -322,26 +346,32 @@ fn together(batch: &Together, site: &Site, control: &Control, sender: &Sender<Me
     });
 }
 
-/// Asks the check of a task that was in flight when the engine ended.
-pub(crate) fn check_after_crash(single: &Job, site: &Site) -> Option<Result<(), Cause>> {
+/// Behind the mark of an attempt: what asked how it had ended.
+pub(crate) const CHECK: &str = "-check";
+
+/// Asks the check of a task that was in flight when the engine ended; none if there is none, or if it could not be asked.
+pub(crate) fn check_after_crash(single: &Job, site: &Site, control: &Control) -> Option<Result<(), Cause>> {
     let Job::Single(single) = single else { return None };
     single.verify.as_ref()?;
-    let control = Control::default();
-    let (sender, _receiver) = std::sync::mpsc::channel();
+    let (sender, started) = std::sync::mpsc::channel();
     let paper = Paper {
         name: single.paper.name.clone(),
         log: single.paper.log.with_extension("check.log"),
-        mark: format!("{}-check", single.paper.mark),
+        mark: format!("{}{CHECK}", single.paper.mark),
         timeout: single.paper.timeout,
         parallelism: None,
     };
-    Some(with_context(&paper, &[], site, &control, &sender, |context| {
+    with_context(&paper, &[], site, control, &sender, |context| {
         // Somebody else may answer in the place of a service that has ended.
-        if matches!(&single.action, Ok(action) if action.service().is_some()) {
-            runners::service::must_run(context)?;
+        if matches!(&single.action, Ok(action) if action.service().is_some())
+            && let Err(cause) = runners::service::must_run(context)
+        {
+            return Some(Err(cause));
         }
-        verify(single.verify.as_ref(), context)
-    }))
+        let answer = verify(single.verify.as_ref(), context);
+        let was_asked = started.try_iter().any(|message| matches!(message, Message::Process { .. }));
+        (was_asked || answer.is_ok()).then_some(answer)
+    })
 }
 
 impl Workshop {

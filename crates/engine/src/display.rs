@@ -12,6 +12,11 @@ use pccl_deploy::schedule::Outcome;
 use crate::clock::Stamp;
 use crate::outputs::Line;
 
+/// More phases than this leave no room for other lines on a terminal of 24.
+const MOST_PHASES: usize = 18;
+/// More targets than this have no cells of their own: a line has 80 letters.
+const MOST_CELLS: usize = 72;
+
 /// How a run is shown.
 pub(crate) enum Display {
     /// A bar for each phase, a cell for each target.
@@ -155,20 +160,24 @@ impl Bars {
         let widest = progress.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(8);
         let template = format!("{{prefix:{widest}}} {{bar:32}} {{pos:>4}}/{{len:<4}} {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let text = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let text =
+            ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let phase = |phase: &PhaseProgress| {
             let bar = group.add(ProgressBar::new(phase.total.into()));
             bar.set_style(style.clone());
             bar.set_prefix(phase.name.clone());
             bar
         };
-        let phases = progress.phases.iter().map(phase).collect();
         let line = || {
             let bar = group.add(ProgressBar::new(1));
             bar.set_style(text.clone());
             bar
         };
-        let (cells, waits) = (line(), line());
+        let many = progress.phases.len() > MOST_PHASES;
+        // A terminal shows the first lines: what is waited for must not be below its edge.
+        let above = many.then(|| (line(), line()));
+        let phases = progress.phases.iter().map(phase).collect();
+        let (cells, waits) = above.unwrap_or_else(|| (line(), line()));
         Self { group, phases, cells, waits }
     }
 
@@ -185,7 +194,7 @@ impl Bars {
     }
 }
 
-/// A cell for each target: what is worst about it.
+/// A cell for each target: what is worst about it; of many targets, how many cells of each kind there are.
 fn cells(progress: &Progress) -> String {
     let cell = |target: &TargetProgress| match target.worst() {
         Cell::Failed => '✗',
@@ -193,7 +202,14 @@ fn cells(progress: &Progress) -> String {
         Cell::Done | Cell::None => '✓',
         Cell::Waiting | Cell::Skipped => '·',
     };
-    progress.targets.iter().map(cell).collect()
+    let cells: String = progress.targets.iter().map(cell).collect();
+    if progress.targets.len() <= MOST_CELLS {
+        return cells;
+    }
+    let count = |kind: char| (cells.chars().filter(|cell| *cell == kind).count(), kind);
+    let counts = ['✗', '▸', '✓', '·'].map(count).into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts.map(|(count, kind)| format!("{kind} {count}")).collect();
+    format!("targets: {}", counts.join("  "))
 }
 
 /// What is waited for, most frequent first.
@@ -207,4 +223,22 @@ fn waits(progress: &Progress) -> String {
 pub fn time(time: Duration) -> String {
     let rounded = if time >= Duration::from_secs(10) { Duration::from_secs(time.as_secs()) } else { time };
     Time(rounded).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_of_many_targets_are_counted_and_fit_on_a_line() {
+        let target = |cells: &[Cell]| TargetProgress { name: String::new(), cells: cells.to_vec() };
+        let progress = |count: usize| Progress {
+            targets: (0..count)
+                .map(|n| target(&[Cell::Done, if n == 0 { Cell::Failed } else { Cell::Running }]))
+                .collect(),
+            ..Progress::default()
+        };
+        assert_eq!(cells(&progress(3)), "✗▸▸");
+        assert_eq!(cells(&progress(500)), "targets: ✗ 1  ▸ 499");
+    }
 }

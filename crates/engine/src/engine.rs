@@ -141,14 +141,10 @@ impl Engine {
     pub(crate) fn run(mut self, first: Vec<Record>) -> Result<(Summary, Store), DeployError> {
         self.records = first;
         let begun = self.clock.now();
-        let result = self.work();
-        if result.is_err() {
-            // Nothing may go on that nobody writes down.
-            for active in self.active.values() {
-                active.control.stop(true);
-            }
+        if let Err(error) = self.work() {
+            self.abandon();
+            return Err(error);
         }
-        result?;
         self.display.finish();
         let summary = Summary {
             counts: self.scheduler.counts(),
@@ -156,6 +152,34 @@ impl Engine {
             took: self.clock.now().saturating_sub(begun),
         };
         Ok((summary, self.store))
+    }
+
+    /// Ends what runs, for nothing may go on that nobody writes down: first as an operator would, because a Terraform that
+    /// is killed forgets what it has made.
+    fn abandon(&mut self) {
+        let running = self.active.len();
+        if running > 0 {
+            self.display
+                .note(&format!("the journal cannot be written: {running} running tasks are asked to end"));
+        }
+        for hard in [false, true] {
+            for active in self.active.values() {
+                active.control.stop(hard);
+            }
+            let until = self.clock.now() + GRACE;
+            while !self.active.is_empty() {
+                match self.receiver.recv_timeout(until.saturating_sub(self.clock.now())) {
+                    Ok(Message::Over { job }) => drop(self.active.remove(&job)),
+                    // An operator in a hurry.
+                    Ok(Message::Signal) => {
+                        self.signals += 1;
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+        }
     }
 
     fn work(&mut self) -> Result<(), DeployError> {
@@ -245,8 +269,9 @@ impl Engine {
     }
 
     fn show(&mut self, lines: Vec<Line>) {
-        for line in lines {
-            self.display.output(&line);
+        for Line { name, text } in lines {
+            let text = self.site.redacted(&text).into_owned();
+            self.display.output(&Line { name, text });
         }
     }
 

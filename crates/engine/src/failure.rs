@@ -45,6 +45,8 @@ pub enum DeployError {
         /// What the system says.
         why: String,
     },
+    /// The operator stopped it before anything was decided.
+    Interrupted,
     /// The operating system refused something.
     System(String),
     /// A secret cannot be had.
@@ -76,8 +78,11 @@ impl fmt::Display for DeployError {
                 f.write_str("failed to write the journal: another session has taken over this deployment")
             }
             Self::Journal(why) => write!(f, "failed to use the journal: {why}"),
-            Self::NoRun { folder } => write!(f, "failed to find a run: the journal in {folder} has none"),
+            Self::NoRun { folder } => {
+                write!(f, "failed to find a run: the journal in {folder} has none, or none of this number")
+            }
             Self::Listen { address, why } => write!(f, "failed to listen on {address}: {why}"),
+            Self::Interrupted => f.write_str("stopped before the run went on: nothing was changed"),
             Self::System(what) => f.write_str(what),
             Self::Secret { name, why } => write!(f, "failed to find the secret `{name}`: {why}"),
         }

@@ -19,6 +19,7 @@ mod failure;
 mod forecast;
 mod metrics;
 mod outputs;
+mod reconcile;
 mod runners;
 mod serve;
 mod session;

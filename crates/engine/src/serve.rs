@@ -1,11 +1,15 @@
 //! `pccl deploy serve`: a page and JSON about the runs of a journal. It reads; it changes nothing.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderName, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pccl_deploy::report;
@@ -36,8 +40,33 @@ pub fn serve(
 ) -> Result<(), DeployError> {
     let follower = Follower::new(place)?;
     let listener = Listener::bind(address)?;
-    ready(listener.addr, listener.is_open());
-    listener.run(routes(Arc::new(Mutex::new(follower))))
+    let is_open = listener.is_open();
+    ready(listener.addr, is_open);
+    let mut routes = routes(Arc::new(Mutex::new(follower)));
+    if !is_open {
+        routes = routes.layer(axum::middleware::from_fn(for_this_machine));
+    }
+    listener.run(routes)
+}
+
+/// A page of a stranger whose name leads to this machine may not read what is served here: its browser says that name.
+async fn for_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    if host.is_none_or(is_here) {
+        return next.run(request).await;
+    }
+    let what = "this page is for this machine alone: ask for it as 127.0.0.1 or localhost";
+    (StatusCode::FORBIDDEN, answer(JSON, serde_json::json!({ "error": what }).to_string())).into_response()
+}
+
+/// Whether a `Host` names this machine by what nobody else can give away.
+fn is_here(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
 fn routes(shared: Shared) -> Router {
@@ -132,4 +161,19 @@ async fn metrics(State(shared): State<Shared>) -> Response {
         answer(OPEN_METRICS, page)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_names_are_not_this_machine() {
+        for host in ["localhost", "LocalHost:9091", "127.0.0.1:9091", "[::1]:9091", "[::1]"] {
+            assert!(is_here(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9091", "127.0.0.1.evil.example", "", "localhost.evil:1"] {
+            assert!(!is_here(host), "{host}");
+        }
+    }
 }

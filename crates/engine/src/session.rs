@@ -1,36 +1,31 @@
 //! A session of a run: begin, go on after a crash, try again what failed.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use pccl_deploy::Deployment;
 use pccl_deploy::file::{Action, OnUnknown};
-use pccl_deploy::journal::{AttemptHistory, History, Record, Standing};
+use pccl_deploy::journal::{History, Record, Standing};
 use pccl_deploy::plan::{Plan, TaskId};
-use pccl_deploy::schedule::{Cause, Outcome, Prior, Scheduler, Skip};
+use pccl_deploy::schedule::{Outcome, Prior, Scheduler, Skip};
 use pccl_launch::{Keeper, StopError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::attempt::{self, Workshop};
 use crate::clock::{Clock, now_ms};
 use crate::display::Display;
 use crate::engine::{self, Engine, Message, Summary};
 use crate::failure::DeployError;
 use crate::metrics;
 use crate::outputs::Outputs;
-use crate::runners::{Site, terraform};
+use crate::reconcile::Earlier;
+use crate::runners::Site;
 use crate::setup::{self, Choices, Source};
 use crate::store::{JournalUrl, Place, Store, StoredRun};
 use crate::web::{Listener, TcpAddress};
-
-/// Checks of tasks that were in flight run side by side, so many at a time.
-const CHECKS: usize = 16;
 
 /// How a session is shown and kept.
 #[derive(Clone, Debug)]
@@ -88,7 +83,9 @@ fn run(
     let run = store.create(&source.path.display().to_string(), &source.text, choices, now_ms())?;
     let session =
         Session { plan, secrets, base: source.base(), run, fence, history: History::default(), clears };
-    session.go(store, Vec::new(), manner, metrics).map(|summary| (summary, run))
+    let (sender, receiver) = channel();
+    let _signals = listen(sender.clone())?;
+    session.go(store, Vec::new(), manner, metrics, (sender, receiver)).map(|summary| (summary, run))
 }
 
 /// What `resume` and `retry` go on with.
@@ -107,7 +104,7 @@ pub fn go_on(
     again: &Again,
     manner: &Manner,
 ) -> Result<(Summary, i64), DeployError> {
-    let name = source.deployment()?.name;
+    let name = source.name()?;
     let place = Place::of(source, &name, manner.state.as_deref(), manner.journal.as_ref());
     let metrics = manner.metrics.as_ref().map(Listener::bind).transpose()?;
     let mut store = Store::open(&place, manner.durable)?;
@@ -120,9 +117,15 @@ pub fn go_on(
     // goes on with it, who may be on another host.
     let stored = Source { path: source.path.clone(), text };
     let plan = choices.plan(&stored)?;
+    plan.check_names(only).map_err(DeployError::Plan)?;
     let secrets = setup::secrets(&plan)?;
     let mut display = Display::new(manner.json, manner.quiet);
-    let mut first = reconcile(&plan, &history, &store, id, &stored.base(), &secrets, &mut display);
+    let (sender, receiver) = channel();
+    let _signals = listen(sender.clone())?;
+    let site = Site::new(stored.base(), secrets.clone(), store.services());
+    let earlier =
+        Earlier { plan: &plan, history: &history, store: &store, run: id, site, signals: &receiver };
+    let mut first = earlier.reconcile(&mut display)?;
     for record in &first {
         history.apply(record);
     }
@@ -136,13 +139,13 @@ pub fn go_on(
         first.push(retry);
     }
     let session = Session { plan, secrets, base: stored.base(), run: id, fence, history, clears: false };
-    session.go(store, first, manner, metrics).map(|summary| (summary, id))
+    session.go(store, first, manner, metrics, (sender, receiver)).map(|summary| (summary, id))
 }
 
-/// Whether `only` is empty, or names a task, its phase or its target.
+/// Whether `only` is empty, or names a task, its phase, its target or its entry.
 fn is_wanted(plan: &Plan, id: TaskId, only: &[String]) -> bool {
     let name = plan.name(id);
-    let names = [&name, plan.target_name(id), &plan.phase_of(id).name];
+    let names = [&name, plan.target_name(id), &plan.phase_of(id).name, plan.entry_name(id)];
     only.is_empty() || only.iter().any(|one| names.contains(&one.as_str()))
 }
 
@@ -156,7 +159,8 @@ fn failed(plan: &Plan, history: &History, only: &[String]) -> Vec<String> {
     plan.ids().filter(|id| is_wanted(plan, *id, only)).map(|id| plan.name(id)).filter(is_failed).collect()
 }
 
-/// Names of the tasks that were done when their service was ready, which does not run any more.
+/// Names of the tasks that were done when their service was ready, which does not run any more; and of those behind them
+/// that looked at it, or may be run twice. What has changed something stays as it is: nothing that is done is done again.
 fn ended_services(
     plan: &Plan,
     history: &History,
@@ -166,17 +170,26 @@ fn ended_services(
 ) -> Result<Vec<String>, DeployError> {
     let services = store.services();
     let mut ended = Vec::new();
+    let is_done =
+        |id: TaskId| history.tasks.get(&plan.name(id)).is_some_and(|task| task.standing() == Standing::Done);
     let is_service = |id: &TaskId| !plan.task(*id).left_out && plan.phase_of(*id).run.service().is_some();
     for id in plan.ids().filter(is_service).filter(|id| is_wanted(plan, *id, only)) {
         let name = plan.name(id);
-        let is_done = history.tasks.get(&name).is_some_and(|task| task.standing() == Standing::Done);
         let fail = |e: StopError| DeployError::System(e.to_string());
-        if is_done && services.find(&name).map_err(fail)?.is_none() {
+        if is_done(id) && services.find(&name).map_err(fail)?.is_none() {
             display.note(&format!("the service of {name} has ended: it is started again"));
-            ended.push(name);
+            ended.push(id);
         }
     }
-    Ok(ended)
+    let mut names: Vec<String> = ended.iter().map(|id| plan.name(*id)).collect();
+    for id in plan.behind(&ended).into_iter().filter(|id| !ended.contains(id) && is_done(*id)) {
+        let phase = plan.phase_of(id);
+        if phase.run.only_asks() || phase.on_unknown == OnUnknown::Rerun {
+            display.note(&format!("{} asked a service that has ended: it is asked again", plan.name(id)));
+            names.push(plan.name(id));
+        }
+    }
+    Ok(names)
 }
 
 struct Session {
@@ -197,6 +210,7 @@ impl Session {
         mut first: Vec<Record>,
         manner: &Manner,
         metrics: Option<Listener>,
+        channel: (Sender<Message>, Receiver<Message>),
     ) -> Result<Summary, DeployError> {
         let Self { plan, secrets, base, run, fence, history, clears } = self;
         let name = plan.deployment.name.clone();
@@ -211,18 +225,14 @@ impl Session {
         let tools = thread::spawn(move || tools(&asked));
         let prior = prior(&plan, &history);
         let scheduler = Scheduler::new(plan, options, &prior, clock.now());
-        let (sender, receiver) = channel();
-        let _signals = listen(sender.clone())?;
         let services = store.services();
-        let site =
-            Arc::new(Site { base, secrets, services: services.clone(), initialized: Mutex::default() });
+        let site = Arc::new(Site::new(base, secrets, services.clone()));
         // The beginning of a session closes what earlier ones skipped, so it stands first.
         first.insert(0, Record::Begun { at_ms: now_ms(), mode, operator: operator(), fence });
         let shared = metrics
             .map(|listener| metrics::serve(listener, run, name.clone(), history.clone()))
             .transpose()?;
-        let mut engine =
-            Engine::new(scheduler, store, run, clock, site, display, (sender, receiver), &history);
+        let mut engine = Engine::new(scheduler, store, run, clock, site, display, channel, &history);
         engine.shared = shared;
         engine.outputs = manner.live.then(Outputs::default);
         let (summary, mut store) = engine.run(first)?;
@@ -269,146 +279,6 @@ fn prior(plan: &Plan, history: &History) -> BTreeMap<TaskId, Prior> {
     prior
 }
 
-/// Decides about every task that was in flight when the last session ended.
-fn reconcile(
-    plan: &Plan,
-    history: &History,
-    store: &Store,
-    run: i64,
-    base: &Path,
-    secrets: &BTreeMap<String, String>,
-    display: &mut Display,
-) -> Vec<Record> {
-    wait_for_survivors(&format!("{}/", store.mark(run)), display);
-    elsewhere(history, display);
-    let flying: Vec<(TaskId, &AttemptHistory)> = plan
-        .ids()
-        .filter_map(|id| match history.tasks.get(&plan.name(id))?.standing() {
-            Standing::InFlight(attempt) => Some((id, attempt)),
-            _ => None,
-        })
-        .collect();
-    let logs = store.logs(run);
-    let (base, secrets, services) = (base.to_owned(), secrets.clone(), store.services());
-    let site = Site { base, secrets, services, initialized: Mutex::default() };
-    let workshop = Workshop::new(plan, logs.clone(), store.mark(run));
-    let scheduler = Scheduler::new(plan.clone(), Choices::options(plan, 1), &BTreeMap::new(), Duration::ZERO);
-    let mut records = Vec::new();
-    for group in flying.chunks(CHECKS) {
-        let verdicts: Vec<Option<Result<(), Cause>>> = thread::scope(|scope| {
-            let ask = |(id, attempt): &(TaskId, &AttemptHistory)| {
-                let job = workshop.single(&scheduler, *id, attempt.number);
-                let site = &site;
-                scope.spawn(move || attempt::check_after_crash(&job, site))
-            };
-            let asked: Vec<_> = group.iter().map(ask).collect();
-            asked.into_iter().map(|thread| thread.join().unwrap_or(None)).collect()
-        });
-        for ((id, attempt), verdict) in group.iter().zip(verdicts) {
-            let (outcome, again) = decide(plan, *id, attempt, verdict, &logs, &workshop, &scheduler);
-            let said = if outcome == Outcome::Success {
-                "had finished"
-            } else if again {
-                "runs again"
-            } else {
-                "counts as failed"
-            };
-            display.note(&format!("{} was in flight and {said}", plan.name(*id)));
-            let record = Record::Ended {
-                at_ms: now_ms(),
-                task: plan.name(*id),
-                attempt: attempt.number,
-                outcome,
-                again,
-            };
-            records.push(record);
-        }
-    }
-    records
-}
-
-fn decide(
-    plan: &Plan,
-    id: TaskId,
-    attempt: &AttemptHistory,
-    verdict: Option<Result<(), Cause>>,
-    logs: &Path,
-    workshop: &Workshop,
-    scheduler: &Scheduler,
-) -> (Outcome, bool) {
-    let phase = plan.phase_of(id);
-    match (verdict, &phase.run) {
-        (Some(Ok(())), _) => (Outcome::Success, false),
-        (None, Action::Terraform(_)) if plan.is_batch(id) => {
-            let address = workshop.address(scheduler, id);
-            let output = attempt.process.as_ref().map(|(_, _, log)| PathBuf::from(log));
-            let output = output.or_else(|| attempt::batch_logs(logs, &phase.name).pop());
-            let done = address.zip(output).is_some_and(|(address, log)| {
-                terraform::completed(&log, std::slice::from_ref(&address)).get(&address) == Some(&true)
-            });
-            if done { (Outcome::Success, false) } else { (Outcome::Failed(Cause::Unknown), true) }
-        }
-        // A check says that it is not done; the others converge: running them again changes nothing that is there.
-        (Some(Err(_)), _)
-        | (
-            None,
-            Action::Terraform(_)
-            | Action::Kubectl(_)
-            | Action::Helm(_)
-            | Action::Prometheus(_)
-            | Action::Service(_),
-        ) => (Outcome::Failed(Cause::Unknown), true),
-        (None, _) => (Outcome::Failed(Cause::Unknown), runs_again(phase.on_unknown, &plan.name(id))),
-    }
-}
-
-fn runs_again(rule: OnUnknown, task: &str) -> bool {
-    match rule {
-        OnUnknown::Rerun => true,
-        OnUnknown::Ask if std::io::stdin().is_terminal() => {
-            let mut answer = String::new();
-            let _ = write!(std::io::stderr(), "{task} was in flight. Run it again? [y/N] ");
-            // Without an answer it counts as failed, which harms nobody.
-            let _ = std::io::stdin().read_line(&mut answer);
-            answer.trim().eq_ignore_ascii_case("y")
-        }
-        OnUnknown::Ask | OnUnknown::Fail => false,
-    }
-}
-
-/// Processes of a session on another host cannot be seen from here: then the operator has to know.
-fn elsewhere(history: &History, display: &mut Display) {
-    let host = |operator: &str| {
-        operator.split_once('@').and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned)
-    };
-    let last = history.sessions.last().and_then(|(_, operator, _)| host(operator));
-    let flying =
-        history.tasks.values().filter(|task| matches!(task.standing(), Standing::InFlight(_))).count();
-    if let Some(there) = last.filter(|there| flying > 0 && Some(there) != host(&operator()).as_ref()) {
-        display.note(&format!(
-            "{flying} tasks were in flight on {there}: make sure that nothing of them still runs there"
-        ));
-    }
-}
-
-/// Waits until no process of an earlier session is left.
-fn wait_for_survivors(prefix: &str, display: &mut Display) {
-    let mut told = std::collections::BTreeSet::new();
-    loop {
-        let left = pccl_launch::identity::survivors(prefix);
-        if left.is_empty() {
-            return;
-        }
-        for (mark, pids) in left {
-            if told.insert(mark.clone()) {
-                let task = mark.strip_prefix(prefix).unwrap_or(&mark);
-                display.note(&format!("waiting for process {} of {task}, which still runs", pids[0]));
-            }
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Signals become messages.
 fn listen(sender: Sender<Message>) -> Result<signal_hook::iterator::Handle, DeployError> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
@@ -425,7 +295,7 @@ fn listen(sender: Sender<Message>) -> Result<signal_hook::iterator::Handle, Depl
 }
 
 /// User and host.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let user =
         std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
     let name = rustix::system::uname();

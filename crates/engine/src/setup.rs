@@ -38,7 +38,7 @@ pub struct Choices {
     pub width: Option<u32>,
 
     /// Sizes of waves, such as 8,16; `off` for no waves
-    #[arg(long, value_name = "SIZES")]
+    #[arg(long, value_name = "SIZES", value_parser = parse_waves)]
     pub waves: Option<String>,
 
     /// Targets that may fail before nothing new begins, such as 3 or 10%
@@ -54,6 +54,19 @@ pub struct Choices {
 fn parse_var(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn parse_waves(text: &str) -> Result<String, String> {
+    if text != "off" {
+        wave_sizes(text)?;
+    }
+    Ok(text.to_owned())
+}
+
+fn wave_sizes(text: &str) -> Result<Vec<u32>, String> {
+    let sizes: Result<Vec<u32>, _> = text.split(',').map(|size| size.trim().parse()).collect();
+    let sound = sizes.ok().filter(|sizes| sizes.iter().all(|size| *size > 0));
+    sound.ok_or_else(|| format!("expected sizes such as `8,16`, or `off`, found `{text}`"))
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -93,6 +106,23 @@ impl Source {
         self.deployment_with(&[])
     }
 
+    /// The deployment's name, which says where its journal is: also that of a file that is being changed at the moment, for
+    /// what has begun goes on as it was.
+    pub fn name(&self) -> Result<String, DeployError> {
+        self.deployment().map(|deployment| deployment.name).or_else(|error| {
+            let line = self.text.lines().find_map(|line| line.strip_prefix("name:")).unwrap_or_default();
+            let line = line.split(" #").next().unwrap_or_default();
+            let name = line.trim().trim_matches(['"', '\'']);
+            // It becomes a folder's.
+            let is_sound = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+            if name.is_empty() || name.starts_with('.') || !is_sound {
+                Err(error)
+            } else {
+                Ok(name.to_owned())
+            }
+        })
+    }
+
     /// The same with other values for some of its variables.
     pub fn deployment_with(&self, vars: &[(String, String)]) -> Result<Deployment, DeployError> {
         let name = self.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
@@ -117,11 +147,7 @@ impl Choices {
             None => {}
             Some("off") => deployment.waves = None,
             Some(sizes) => {
-                let sizes: Result<Vec<u32>, _> = sizes.split(',').map(|size| size.trim().parse()).collect();
-                let sizes =
-                    sizes.ok().filter(|sizes| sizes.iter().all(|size| *size > 0)).ok_or_else(|| {
-                        DeployError::System("failed to read --waves: sizes such as 8,16, or off".to_owned())
-                    })?;
+                let sizes = wave_sizes(sizes).map_err(DeployError::System)?;
                 let rest = deployment.waves.take().unwrap_or_default();
                 deployment.waves = Some(Waves { sizes, fan_out: None, groups: Vec::new(), ..rest });
             }

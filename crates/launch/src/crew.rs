@@ -220,7 +220,8 @@ fn keep_errors(pipe: ChildStderr, forward_as: Option<&str>) -> VecDeque<String> 
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         line.clear();
         if let Some(name) = forward_as {
-            eprintln!("[{name}] {text}");
+            // Nobody need listen; `eprintln!` would panic then.
+            let _ = writeln!(io::stderr(), "[{name}] {text}");
         }
         kept.push_back(text);
         if kept.len() > COMPLAINT_LINES {

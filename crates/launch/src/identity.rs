@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 /// Marks processes in their environment, so that a later session finds those that still run.
 pub const MARK: &str = "PCCL_DEPLOY_ATTEMPT";
+
+/// Ticks in a second as the kernel shows them to programs, whatever its own clock does (`USER_HZ`).
+const TICKS: f64 = 100.0;
 
 /// When a process started, in the kernel's ticks since it booted; none if it has ended.
 pub fn started(pid: u32) -> Option<u64> {
@@ -39,22 +43,39 @@ pub(crate) fn mark(pid: u32) -> Option<String> {
     })
 }
 
+/// Numbers of all processes but ours.
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    entries.filter_map(number).filter(|pid| *pid != std::process::id())
+}
+
 /// Marks that begin like this and whose processes still run, with their numbers.
 pub fn survivors(prefix: &str) -> BTreeMap<String, Vec<u32>> {
     let mut found: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
-    for entry in processes.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == std::process::id() || started(pid).is_none() {
-            continue;
-        }
+    for pid in pids().filter(|pid| started(*pid).is_some()) {
         if let Some(mark) = mark(pid).filter(|mark| mark.starts_with(prefix)) {
             found.entry(mark).or_default().push(pid);
         }
     }
     found
+}
+
+/// Processes of a group, whoever they say they are, and those with a mark wherever they are; each with its group.
+pub(crate) fn rest(group: u32, mark: &str) -> Vec<(u32, u32)> {
+    let belongs = |pid: u32| {
+        let (own, _) = stat(pid)?;
+        (own == group || self::mark(pid).is_some_and(|found| found == mark)).then_some((pid, own))
+    };
+    pids().filter_map(belongs).collect()
+}
+
+/// How long ago a process started, by the clock of the kernel; none if it has ended.
+pub fn age(pid: u32) -> Option<Duration> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let ticks = started(pid)? as f64 / TICKS;
+    Some(Duration::try_from_secs_f64(uptime - ticks).unwrap_or_default())
 }
 
 /// Names this life of the kernel: numbers and start times begin anew with each.
@@ -71,6 +92,7 @@ mod tests {
     fn this_process_is_known_and_one_that_never_was_is_not() {
         assert!(started(std::process::id()).is_some_and(|ticks| ticks > 0));
         assert_eq!(started(u32::MAX), None);
+        assert!(age(std::process::id()).is_some_and(|age| age < Duration::from_secs(3600)));
         assert!(!boot().is_empty());
     }
 }

@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
-use crate::identity::MARK;
+use crate::identity::{self, MARK};
 use crate::output;
 use crate::program::{Program, StartError};
+use crate::stop;
+
+/// Longest time to end for what a stopped program has left behind; who stops it usually hurries sooner.
+const GRACE: Duration = Duration::from_secs(60);
 
 /// How a program that runs is reached from another thread.
 #[derive(Debug, Default)]
@@ -54,13 +59,8 @@ impl Control {
         self.hurries.fetch_or(hard, Ordering::SeqCst);
         let group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((pid, by_interrupt)) = *group {
-            let signal = match (hard, by_interrupt) {
-                (true, _) => Signal::KILL,
-                (false, true) => Signal::INT,
-                (false, false) => Signal::TERM,
-            };
             // A group that is gone needs no signal.
-            let _ = kill_process_group(pid, signal);
+            let _ = kill_process_group(pid, which(hard, by_interrupt));
         }
     }
 
@@ -69,11 +69,22 @@ impl Control {
     }
 }
 
+/// The signal that asks for an end, or makes it.
+fn which(hard: bool, by_interrupt: bool) -> Signal {
+    match (hard, by_interrupt) {
+        (true, _) => Signal::KILL,
+        (false, true) => Signal::INT,
+        (false, false) => Signal::TERM,
+    }
+}
+
 /// A process that runs.
 #[derive(Debug)]
 pub struct Running<'a> {
     child: Child,
     control: &'a Control,
+    mark: String,
+    by_interrupt: bool,
     log: PathBuf,
     begins_at: u64,
 }
@@ -96,13 +107,14 @@ pub fn start<'a>(
     control.set(Some((Pid::from_child(&child), program.stops_by_interrupt)));
     // A stop that came before the process was there.
     if control.is_stopped() || control.is_timed_out() {
-        control.signal(false);
+        control.signal(control.hurries());
     }
     if let (Some(input), Some(mut pipe)) = (&program.input, child.stdin.take()) {
         // A program that does not read its input says so by its exit status.
         let _ = pipe.write_all(input.as_bytes());
     }
-    Ok(Running { child, control, log: log.to_owned(), begins_at })
+    let (mark, by_interrupt) = (mark.to_owned(), program.stops_by_interrupt);
+    Ok(Running { child, control, mark, by_interrupt, log: log.to_owned(), begins_at })
 }
 
 impl Running<'_> {
@@ -121,12 +133,25 @@ impl Running<'_> {
             }
         }
         if self.control.is_stopped() || self.control.is_timed_out() {
-            // What it started and left behind.
-            self.control.signal(true);
+            self.end_rest();
         }
         self.control.set(None);
         let status = self.child.wait()?;
         Ok(Finished { status, log: self.log, begins_at: self.begins_at })
+    }
+
+    /// Ends what it started and left behind, in its group or out of it: a shell that ends at once may have a child that
+    /// has to write down what it did.
+    fn end_rest(&self) {
+        let group = self.child.id();
+        let rest = || identity::rest(group, &self.mark);
+        // The group has been asked already, and a second time means to many programs: at once.
+        let outside = rest().into_iter().filter(|(_, own)| *own != group).map(|(pid, _)| pid);
+        tell(outside, which(false, self.by_interrupt));
+        if !stop::seldom_within(GRACE, || rest().is_empty(), || self.control.hurries()) {
+            self.control.signal(true);
+            tell(rest().into_iter().map(|(pid, _)| pid), Signal::KILL);
+        }
     }
 
     /// Whether it still runs; for programs whose output is read while they run.
@@ -134,6 +159,13 @@ impl Running<'_> {
         let id = WaitId::Pid(Pid::from_child(&self.child));
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         !matches!(waitid(id, options), Ok(None))
+    }
+}
+
+/// Who is gone needs no signal.
+fn tell(pids: impl Iterator<Item = u32>, signal: Signal) {
+    for pid in pids.filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+        let _ = kill_process(pid, signal);
     }
 }
 
@@ -158,7 +190,12 @@ impl Finished {
 
     /// The end of its output.
     pub fn tail(&self) -> String {
-        output::tail(&self.log, self.begins_at)
+        self.last(output::TAIL)
+    }
+
+    /// So many bytes of the end of its output.
+    pub fn last(&self, bytes: u64) -> String {
+        output::tail(&self.log, self.begins_at, bytes)
     }
 }
 
@@ -218,6 +255,49 @@ mod tests {
         control.stop(true);
         assert_eq!(running.wait().unwrap().how(), "killed by signal 9");
         while started(child).is_some() {
+            thread::yield_now();
+        }
+    }
+
+    /// Waits until the program has said so much.
+    fn said(log: &Path, word: &str) {
+        while !fs::read_to_string(log).unwrap_or_default().contains(word) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_a_stopped_shell_leaves_behind_has_time_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("a.log");
+        let control = Control::default();
+        // The shell ends by the signal, at once; its child has something to write down first.
+        let child = "trap 'sleep 0.2; echo written; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+        let running =
+            start(&shell(&format!("sh -c \"{child}\"; :"), folder.path()), "grace", &log, &control).unwrap();
+        said(&log, "up");
+        control.stop(false);
+        assert_eq!(running.wait().unwrap().how(), "killed by signal 15");
+        assert_eq!(fs::read_to_string(&log).unwrap().lines().last(), Some("written"));
+    }
+
+    #[test]
+    fn a_stop_finds_those_that_have_left_the_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("a.log");
+        let control = Control::default();
+        let script = "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' & wait";
+        let running = start(&shell(script, folder.path()), "left-mark", &log, &control).unwrap();
+        said(&log, "\n");
+        let pid: u32 = fs::read_to_string(&log).unwrap().trim().parse().unwrap();
+        control.time_out(false);
+        thread::scope(|scope| {
+            let ended = scope.spawn(|| running.wait());
+            assert!(started(pid).is_some(), "it ignores the signal that asks");
+            control.time_out(true);
+            ended.join().unwrap().unwrap();
+        });
+        while started(pid).is_some() {
             thread::yield_now();
         }
     }

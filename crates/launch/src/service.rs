@@ -107,7 +107,7 @@ impl Service {
 
     /// The end of its output.
     pub fn tail(&self) -> String {
-        output::tail(&self.note.output, self.note.begins_at)
+        output::tail(&self.note.output, self.note.begins_at, output::TAIL)
     }
 }
 

@@ -7,9 +7,26 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// Where a look takes a while, because it is at all processes of the machine.
+const SELDOM: Duration = Duration::from_millis(200);
+
 /// Waits for an end. False if it has not come within `grace`, or before `hurry` says that nobody waits any more.
-pub(crate) fn within(
+pub(crate) fn within(grace: Duration, is_over: impl FnMut() -> bool, hurry: impl FnMut() -> bool) -> bool {
+    look(grace, LONGEST_PAUSE, is_over, hurry)
+}
+
+/// The same with fewer looks.
+pub(crate) fn seldom_within(
     grace: Duration,
+    is_over: impl FnMut() -> bool,
+    hurry: impl FnMut() -> bool,
+) -> bool {
+    look(grace, SELDOM, is_over, hurry)
+}
+
+fn look(
+    grace: Duration,
+    longest: Duration,
     mut is_over: impl FnMut() -> bool,
     mut hurry: impl FnMut() -> bool,
 ) -> bool {
@@ -23,6 +40,6 @@ pub(crate) fn within(
             return false;
         }
         thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
     }
 }

@@ -56,6 +56,16 @@ impl Action {
         }
     }
 
+    /// Whether it looks at something and changes nothing, so that it may be done again at any time.
+    pub fn only_asks(&self) -> bool {
+        let reads = |method: &str| ["GET", "HEAD"].iter().any(|one| one.eq_ignore_ascii_case(method));
+        match self {
+            Self::Http(http) => http.body.is_none() && http.method.as_deref().is_none_or(reads),
+            Self::Prometheus(_) => true,
+            _ => false,
+        }
+    }
+
     /// How long it is repeated until it succeeds, if it is.
     pub(super) fn within(&self) -> Option<Time> {
         match self {

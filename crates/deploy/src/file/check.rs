@@ -10,6 +10,9 @@ use crate::template::{Catalog, Renderer, TemplateError, disrupts};
 pub(super) type Refusal = (String, Problem);
 pub(super) type Check = Result<(), Refusal>;
 
+/// Longest name, in letters: two of them are the name of a file.
+const LONGEST_NAME: usize = 100;
+
 /// So many tasks of each phase have their templates rendered: enough to find a target that lacks a value.
 const RENDERED: usize = 2000;
 
@@ -32,6 +35,7 @@ pub(super) fn check(file: &Deployment) -> Check {
     }
     let catalog = Catalog::new(file).map_err(|e| (e.path.clone(), template_problem(&e)))?;
     names_of_items(file, &catalog)?;
+    something(file, &catalog)?;
     for (at, invariant) in file.invariants.iter().enumerate() {
         self::invariant(file, &catalog, &format!("invariants.{at}"), invariant)?;
     }
@@ -58,6 +62,15 @@ fn name(path: &str, name: &str) -> Check {
     let sound = !name.is_empty()
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         && !name.starts_with('.');
+    if sound && name.len() > LONGEST_NAME {
+        let message = format!("a name of {} letters: {}", name.len(), shown(name));
+        return fail_with(
+            path,
+            Kind::Value,
+            message,
+            format!("at most {LONGEST_NAME}: it becomes part of file names"),
+        );
+    }
     if sound {
         return Ok(());
     }
@@ -132,6 +145,22 @@ fn names_of_items(file: &Deployment, catalog: &Catalog) -> Check {
         }
     }
     Ok(())
+}
+
+/// Whether any phase has a task.
+fn something(file: &Deployment, catalog: &Catalog) -> Check {
+    let fits = |phase: &Phase, target: Option<usize>| {
+        let labels = target.map(|at| &catalog.targets[at].labels);
+        phase.only.iter().all(|(key, value)| labels.is_some_and(|labels| labels.get(key) == Some(value)))
+    };
+    let has_tasks = |phase: &Phase| {
+        catalog.subjects(phase.for_each.as_deref()).into_iter().any(|subject| fits(phase, subject.target))
+    };
+    if file.phases.iter().any(has_tasks) {
+        return Ok(());
+    }
+    let hint = "the list of its `for_each` is empty, or no target has the labels of its `only`";
+    fail_with("phases", Kind::Missing, "no phase has anything to do", hint)
 }
 
 fn limit(path: &str, limit: &Limit) -> Check {

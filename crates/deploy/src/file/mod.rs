@@ -31,6 +31,7 @@ pub use action::{
 pub use limits::{Bucket, Calls, ConcurrencyLimit, Limit, Preset};
 pub use phase::{After, Estimate, OnUnknown, Phase, Retry};
 pub use targets::{Count, Generated, Item, List, Target};
+pub(crate) use units::saturating;
 pub use units::{Rate, Share, Time};
 pub use waves::{Failures, Gate, Invariant, Waves};
 

@@ -272,3 +272,29 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_time_for_ever_is_refused() {
+    for text in ["99999999999h", "9".repeat(400).as_str(), "11000d"] {
+        let unit = if text.ends_with(['h', 'd']) { "" } else { "s" };
+        let error = Time::parse(&format!("{text}{unit}")).unwrap_err();
+        assert!(error.contains("longer than ten years"), "{error}");
+    }
+    assert_eq!(Time::parse("3650d").unwrap().0.as_secs(), 10 * 365 * 86_400);
+}
+
+#[test]
+fn what_cannot_be_deployed_is_told_before_it_fills_anything() {
+    let refusal = |text: &str| Deployment::from_yaml(text, "d.yaml").unwrap_err().to_string();
+    let phase = "phases: [{ name: a, for_each: l, run: { command: { run: [x] } } }]\n";
+    let error = refusal(&format!("name: d\nlists: {{ l: [] }}\n{phase}"));
+    assert!(
+        error.contains("no phase has anything to do") && error.contains("`for_each` is empty"),
+        "{error}"
+    );
+    let many = "targets: [t]\nlists: { l: { per_target: 4000000000, name: 'n{{ index }}' } }\n";
+    let error = refusal(&format!("name: d\n{many}{phase}"));
+    assert!(error.contains("d.yaml:3:27: a list of more than 1000000 entries"), "{error}");
+    let error = refusal(&format!("name: {}\n{phase}", "n".repeat(101)));
+    assert!(error.contains("a name of 101 letters") && error.contains("at most 100"), "{error}");
+}

@@ -12,6 +12,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
+/// Longest time that makes sense: ten years. Sums of many of them are still times.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// So many seconds as a time, however many: what never happens happens in a hundred thousand years.
+pub(crate) fn saturating(seconds: f64) -> Duration {
+    const MOST: Duration = Duration::from_secs(100_000 * 365 * 86_400);
+    Duration::try_from_secs_f64(seconds.max(0.0)).map_or(MOST, |time| time.min(MOST))
+}
+
 /// So many per time: `10/s`, `500/min`, `1000/5min`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
@@ -59,7 +68,11 @@ impl Time {
             total += number * unit_seconds(&rest[..letters]).ok_or_else(wrong)?;
             rest = rest[letters..].trim_start();
         }
-        Duration::try_from_secs_f64(total).map(Self).map_err(|_| wrong())
+        let time = saturating(total);
+        if time > LONGEST {
+            return Err(format!("`{text}` is longer than ten years, and no time to wait for"));
+        }
+        Ok(Self(time))
     }
 }
 

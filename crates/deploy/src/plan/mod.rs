@@ -9,11 +9,12 @@ mod select;
 mod tests;
 mod waves;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use crate::file::{Deployment, Phase};
+use crate::error::suggestion;
+use crate::file::{Deployment, Phase, saturating};
 use crate::template::{Catalog, Subject, TemplateError};
 
 pub use select::Selection;
@@ -202,6 +203,55 @@ impl Plan {
         self.task(id).target.map_or("", |at| &self.catalog.targets[at as usize].name)
     }
 
+    /// All tasks that wait for one of these, directly or not, in order.
+    pub fn behind(&self, tasks: &[TaskId]) -> BTreeSet<TaskId> {
+        let mut found = BTreeSet::new();
+        let mut todo: Vec<usize> = tasks.iter().map(|id| id.index()).collect();
+        let mut barriers = BTreeSet::new();
+        while let Some(node) = todo.pop() {
+            for to in self.dependents.of(node) {
+                if found.insert(TaskId(*to)) {
+                    todo.push(*to as usize);
+                }
+            }
+            if let Some(task) = self.tasks.get(node) {
+                let barrier = self.tasks.len() + task.phase as usize;
+                if barriers.insert(barrier) {
+                    todo.push(barrier);
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether all names are those of tasks, phases, targets or entries of lists.
+    ///
+    /// # Errors
+    /// One of them is nothing of this, with what was probably meant.
+    pub fn check_names(&self, names: &[String]) -> Result<(), PlanError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let tasks: Vec<String> = self.ids().map(|id| self.name(id)).collect();
+        let phases = self.deployment.phases.iter().map(|phase| phase.name.as_str());
+        let targets = self.catalog.targets.iter().map(|target| target.name.as_str());
+        let items = self.catalog.lists.values().flatten().map(|item| item.name.as_str());
+        let known: Vec<&str> =
+            phases.chain(targets).chain(items).chain(tasks.iter().map(String::as_str)).collect();
+        match names.iter().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let hint = suggestion(name, known);
+                Err(PlanError::Selection { what: "phase, target, entry or task", name: name.clone(), hint })
+            }
+        }
+    }
+
+    /// The name of a task's entry, or target; empty for one that runs once.
+    pub fn entry_name(&self, id: TaskId) -> &str {
+        self.catalog.name(self.subject(id))
+    }
+
     /// All tasks, in order.
     pub fn ids(&self) -> impl Iterator<Item = TaskId> + use<> {
         (0..self.tasks.len() as u32).map(TaskId)
@@ -267,13 +317,13 @@ impl Plan {
         for (at, scope) in self.scopes.iter().enumerate() {
             for (kind, (_, burst, rate)) in scope.buckets.iter().enumerate() {
                 let calls: f64 = self.calls(at, kind, durations);
-                bound = bound.max(Duration::from_secs_f64(((calls - f64::from(*burst)) / rate).max(0.0)));
+                bound = bound.max(saturating((calls - f64::from(*burst)) / rate));
             }
         }
         if let Some(width) = width {
             let work: f64 =
                 self.running().map(|(at, t)| durations[at].as_secs_f64() * f64::from(t.slots)).sum();
-            bound = bound.max(Duration::from_secs_f64(work / f64::from(width.max(1))));
+            bound = bound.max(saturating(work / f64::from(width.max(1))));
         }
         bound
     }

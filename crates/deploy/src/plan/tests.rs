@@ -28,6 +28,30 @@ fn waiting_for(plan: &Plan, name: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_stands_behind_tasks_is_found_through_barriers() {
+    let plan = plan_of(
+        "name: p\ntargets: [a, b]\nphases:\n  - { name: one, for_each: targets, run: { command: { run: [x] } } }\n  \
+         - { name: two, for_each: targets, after: [one], run: { command: { run: [x] } } }\n  \
+         - { name: all, after: [{ phase: two, all: true }], run: { command: { run: [x] } } }\n  \
+         - { name: alone, run: { command: { run: [x] } } }\n",
+    );
+    let behind = plan.behind(&[plan.by_name()["one/b"]]);
+    let names: Vec<String> = behind.into_iter().map(|id| plan.name(id)).collect();
+    assert_eq!(names, ["two/b", "all"]);
+}
+
+#[test]
+fn names_that_are_nothing_are_refused_with_what_was_meant() {
+    let plan = plan_of(FULL);
+    let name = |name: &str| plan.check_names(&[name.to_owned()]);
+    for known in ["besu", "uksouth", "validator-03", "besu/validator-03"] {
+        assert_eq!(name(known), Ok(()));
+    }
+    let Err(PlanError::Selection { hint, .. }) = name("besu/validator-3") else { panic!("it is not known") };
+    assert_eq!(hint, "did you mean `besu/validator-03`?");
+}
+
+#[test]
 fn tasks_wait_for_their_target_their_entry_or_a_barrier() {
     let plan = plan_of(FULL);
     assert_eq!(plan.tasks.len(), 24 + 24 + 48 + 2 + 24 + 24 + 48);

@@ -6,6 +6,8 @@ use super::admit::Constraint;
 use super::{Cause, Counts, Event, Outcome, Scheduler, Skip, TaskState, Timer};
 use crate::plan::TaskId;
 
+/// An API that asks to wait for longer is not believed: who waits for a day has time to look.
+const LONGEST_ASKED: Duration = Duration::from_secs(86_400);
 /// So many retries are always allowed.
 const FREE_RETRIES: usize = 10;
 
@@ -29,6 +31,14 @@ impl Scheduler {
                 self.learn(task, since, &cause);
                 if let Some(until) = self.next_attempt(task, &cause) {
                     self.ended(task, Outcome::Failed(cause), Some(until));
+                    if self.stopping {
+                        // The attempts that are left are for whoever goes on.
+                        let why = Skip::Stopped;
+                        self.events.push_back(Event::Skipped { at: self.now, task, why: why.clone() });
+                        self.conclude(task, TaskState::Skipped(why));
+                        self.settle();
+                        return;
+                    }
                     self.set_state(task, TaskState::Backoff { until });
                     self.held_by[task.index()] = Some((Constraint::Free, self.now));
                     self.timers.insert((until, Timer::Retry(task)));
@@ -109,6 +119,7 @@ impl Scheduler {
 
     fn throttle(&mut self, task: TaskId, since: Duration, retry_after: Option<Duration>) {
         let Some(call) = self.plan.tasks[task.index()].calls.first() else { return };
+        let retry_after = retry_after.map(|after| after.min(LONGEST_ASKED));
         let at = call.scope;
         let scope = &mut self.scopes[at as usize];
         if scope.throttle(self.now, since, retry_after) {
@@ -153,7 +164,7 @@ impl Scheduler {
         }?;
         let budget = self.plan.deployment.retry_budget.of(self.plan.tasks.len()).max(FREE_RETRIES);
         let is_lock = matches!(cause, Cause::Locked { .. });
-        if self.stopping || !cause.may_be_retried() || (!is_lock && self.retries as usize >= budget) {
+        if !cause.may_be_retried() || (!is_lock && self.retries as usize >= budget) {
             return None;
         }
         if !is_lock {
@@ -161,7 +172,7 @@ impl Scheduler {
         }
         let most = rule.base.0.saturating_mul(1 << tried.min(20)).min(rule.cap.0);
         let asked = match cause {
-            Cause::Throttled { retry_after: Some(after) } => *after,
+            Cause::Throttled { retry_after: Some(after) } => (*after).min(LONGEST_ASKED),
             _ => Duration::ZERO,
         };
         Some(self.now + asked + most.mul_f64(self.random.unit()))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::file::ConcurrencyLimit;
+use crate::file::{ConcurrencyLimit, saturating};
 use crate::plan::Call;
 
 /// What an API says after a decrease about attempts that began before it is no news, for so long.
@@ -61,7 +61,7 @@ impl BucketState {
         }
         let wait = ((cost - self.tokens) / net).max(0.0);
         // Rounded up, so that the tokens are there when the time has come.
-        Some(self.at + Duration::from_secs_f64(wait) + Duration::from_micros(10))
+        Some(self.at + saturating(wait) + Duration::from_micros(10))
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct WaveState {
     failed: Vec<BTreeSet<(bool, u32)>>,
     /// Sizes, in targets.
     sizes: Vec<usize>,
+    /// Waves with anything to do. Behind the others nothing is baked and no gate is asked: nothing has changed.
+    at_work: Vec<bool>,
     /// Gates that have not answered, once the wave is over.
     gates_left: usize,
     between: bool,
@@ -28,14 +30,17 @@ pub(super) struct WaveState {
 impl WaveState {
     pub(super) fn new(plan: &Plan, in_use: bool) -> Self {
         let mut open = vec![0; plan.waves.len().max(1)];
+        let mut at_work = vec![false; open.len()];
         for task in &plan.tasks {
             open[task.wave as usize] += 1;
+            at_work[task.wave as usize] |= !task.left_out;
         }
         Self {
             in_use,
             current: 0,
             failed: vec![BTreeSet::new(); open.len()],
             open,
+            at_work,
             sizes: plan.waves.iter().map(Vec::len).collect(),
             gates_left: 0,
             between: false,
@@ -91,6 +96,10 @@ impl Scheduler {
                 let max = rule.max_failures.of(size);
                 self.stop_rollout(&format!("{failed} of {size} targets failed, and at most {max} may"));
                 return;
+            }
+            if !self.wave.at_work[wave] {
+                self.next_wave();
+                continue;
             }
             self.wave.between = true;
             match rule.bake.map(|bake| bake.0).filter(|bake| !bake.is_zero()) {

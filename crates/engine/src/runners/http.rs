@@ -14,6 +14,8 @@ use super::Context;
 
 /// Longest time of one request.
 const SECONDS: u32 = 30;
+/// Most of an answer that is read.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// An HTTP request whose answer must be right.
 pub(crate) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), Cause> {
@@ -22,8 +24,11 @@ pub(crate) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), 
         Value::String(text) => text.clone(),
         other => other.to_string(),
     });
-    if let Some(method) = &action.method {
-        settings.set("request", method);
+    match &action.method {
+        // Told by its name alone, curl waits for a body that does not come.
+        Some(method) if method.eq_ignore_ascii_case("HEAD") => settings.flag("head"),
+        Some(method) => settings.set("request", method),
+        None => {}
     }
     if let Some(body) = &body {
         settings.set("data-raw", body);
@@ -37,21 +42,25 @@ pub(crate) fn request(action: &HttpAction, context: &Context<'_>) -> Result<(), 
     let expected =
         if action.status.is_empty() { (200..300).contains(&status) } else { action.status.contains(&status) };
     if !expected {
-        return Err(refused(status, retry_after, &answer));
+        return Err(refused(status, retry_after, &context.site.redacted(&answer)));
     }
     if let Some(text) = action.contains.as_ref().filter(|text| !answer.contains(text.as_str())) {
         return Err(Cause::Failed {
-            what: format!("the answer does not contain `{text}`: {}", short(&answer)),
+            what: format!("the answer does not contain `{text}`: {}", short(&context.site.redacted(&answer))),
         });
     }
     if action.json.is_empty() {
         return Ok(());
     }
-    let tree: Value = serde_json::from_str(&answer)
-        .map_err(|e| Cause::Failed { what: format!("the answer is no JSON: {e}: {}", short(&answer)) })?;
+    let tree: Value = serde_json::from_str(&answer).map_err(|e| Cause::Failed {
+        what: format!("the answer is no JSON: {e}: {}", short(&context.site.redacted(&answer))),
+    })?;
     for (pointer, expected) in &action.json {
         let found = tree.pointer(pointer).ok_or_else(|| Cause::Failed {
-            what: format!("the answer has nothing at `{pointer}`: {}", short(&answer)),
+            what: format!(
+                "the answer has nothing at `{pointer}`: {}",
+                short(&context.site.redacted(&answer))
+            ),
         })?;
         if !fits(found, expected) {
             return Err(Cause::Failed { what: format!("`{pointer}` is {found}, and should be {expected}") });
@@ -70,10 +79,11 @@ pub(crate) fn query(action: &PrometheusAction, context: &Context<'_>) -> Result<
     settings.headers(context, &action.headers)?;
     let Answer { status, retry_after, body: answer } = settings.send(context)?;
     if status != 200 {
-        return Err(refused(status, retry_after, &answer));
+        return Err(refused(status, retry_after, &context.site.redacted(&answer)));
     }
-    let tree: Value = serde_json::from_str(&answer)
-        .map_err(|e| Cause::Failed { what: format!("the answer is no JSON: {e}: {}", short(&answer)) })?;
+    let tree: Value = serde_json::from_str(&answer).map_err(|e| Cause::Failed {
+        what: format!("the answer is no JSON: {e}: {}", short(&context.site.redacted(&answer))),
+    })?;
     let values = values(&tree["data"]);
     if values.is_empty() {
         return Err(Cause::Failed { what: format!("`{}` has no value", action.query) });
@@ -107,8 +117,11 @@ fn fits(found: &Value, expected: &Value) -> bool {
 }
 
 fn refused(status: u16, retry_after: Option<Duration>, answer: &str) -> Cause {
+    // AWS throttles with 503 and GCP with 403: the answer says it.
+    let throttles = matches!(classify(answer, ""), Cause::Throttled { .. });
     match status {
         429 => Cause::Throttled { retry_after },
+        400.. if throttles => Cause::Throttled { retry_after },
         500.. => Cause::Server { what: format!("HTTP {status}: {}", short(answer)) },
         _ => Cause::Failed { what: format!("HTTP {status}: {}", short(answer)) },
     }
@@ -132,8 +145,10 @@ struct Settings(String);
 impl Settings {
     fn new(url: &str) -> Self {
         let mut this = Self(String::new());
-        this.set("url", url);
-        for flag in ["silent", "show-error", "location"] {
+        // As a browser sends it; the other letters that curl does not let through are wrong anyway.
+        this.set("url", &url.replace(' ', "%20"));
+        // Braces and brackets mean nothing here: they belong to queries.
+        for flag in ["silent", "show-error", "location", "globoff"] {
             this.flag(flag);
         }
         this.set("max-time", &SECONDS.to_string());
@@ -176,9 +191,12 @@ impl Settings {
         (context.started)(running.pid());
         let finished =
             running.wait().map_err(|e| Cause::Server { what: format!("failed to wait for curl: {e}") })?;
-        let output = finished.tail();
+        let output = finished.last(MOST_BYTES);
         if !finished.success() {
             context.interrupted()?;
+            // What it says itself, and neither a part of an answer nor the status that it did not get.
+            let said = |line: &&str| line.starts_with("curl: ");
+            let output = output.lines().rev().find(said).unwrap_or_default().to_owned();
             let Cause::Failed { what } = classify(&output, &finished.how()) else {
                 return Err(classify(&output, &finished.how()));
             };
@@ -211,6 +229,15 @@ mod tests {
             json!({ "resultType": "vector", "result": [{ "value": [1, "3"] }, { "value": [1, "4"] }] });
         assert_eq!(values(&vector), [3.0, 4.0]);
         assert_eq!(values(&json!({ "resultType": "scalar", "result": [1, "7"] })), [7.0]);
+    }
+
+    #[test]
+    fn throttling_has_other_statuses_elsewhere() {
+        let label = |status, answer| refused(status, None, answer).label();
+        assert_eq!(label(503, "<Code>RequestLimitExceeded</Code>"), "throttled");
+        assert_eq!(label(403, "{ \"reason\": \"rateLimitExceeded\" }"), "throttled");
+        assert_eq!(label(503, "no leader"), "server");
+        assert_eq!(label(404, "nothing"), "failed");
     }
 
     #[test]

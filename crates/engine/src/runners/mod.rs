@@ -5,6 +5,7 @@ mod kubectl;
 pub(crate) mod service;
 pub(crate) mod terraform;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,9 +28,48 @@ pub(crate) struct Site {
     pub(crate) services: Keeper,
     /// Folders where `terraform init` has run in this session.
     pub(crate) initialized: std::sync::Mutex<std::collections::BTreeSet<PathBuf>>,
+    /// What stands in no message, the longest first.
+    hidden: Vec<String>,
 }
 
+/// A secret that is shorter is no secret, and would make messages unreadable.
+const SHORTEST_SECRET: usize = 4;
+
 impl Site {
+    pub(crate) fn new(base: PathBuf, secrets: BTreeMap<String, String>, services: Keeper) -> Self {
+        // Messages have one line, secrets may have more.
+        let lines = secrets.values().flat_map(|value| std::iter::once(value.as_str()).chain(value.lines()));
+        let lines = lines.map(str::trim).filter(|line| line.len() >= SHORTEST_SECRET);
+        let mut hidden: Vec<String> = lines.map(str::to_owned).collect();
+        hidden.sort_by_key(|line| std::cmp::Reverse(line.len()));
+        Self { base, secrets, services, initialized: std::sync::Mutex::default(), hidden }
+    }
+
+    /// A text without the values of secrets: what a program prints of them stays in the file of its output.
+    pub(crate) fn redacted<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        for secret in self.hidden.iter().filter(|secret| !secret.is_empty()) {
+            if text.contains(secret.as_str()) {
+                text = Cow::Owned(text.replace(secret.as_str(), "***"));
+            }
+        }
+        text
+    }
+
+    /// A cause without the values of secrets.
+    pub(crate) fn discreet(&self, cause: Cause) -> Cause {
+        let clean = |what: String| self.redacted(&what).into_owned();
+        match cause {
+            Cause::Failed { what } => Cause::Failed { what: clean(what) },
+            Cause::Impossible { what } => Cause::Impossible { what: clean(what) },
+            Cause::Locked { what } => Cause::Locked { what: clean(what) },
+            Cause::NotVerified { what } => Cause::NotVerified { what: clean(what) },
+            Cause::Quota { what } => Cause::Quota { what: clean(what) },
+            Cause::Server { what } => Cause::Server { what: clean(what) },
+            other => other,
+        }
+    }
+
     /// The working directory of an action.
     fn dir(&self, dir: Option<&String>) -> PathBuf {
         dir.map_or_else(|| self.base.clone(), |dir| self.base.join(dir))
@@ -93,7 +133,8 @@ impl Context<'_> {
             return Ok(());
         }
         self.interrupted()?;
-        Err(classify(&finished.tail(), &finished.how()))
+        // Hidden before it is cut to the length of a message: of a secret that is cut nobody knows what it is.
+        Err(classify(&self.site.redacted(&finished.tail()), &finished.how()))
     }
 
     /// Whether the engine has ended the attempt.
@@ -216,5 +257,27 @@ fn repeat(
             context.interrupted()?;
             thread::sleep((wake - Instant::now()).min(Duration::from_millis(50)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_no_secret() {
+        let secrets = [
+            ("a", "hunter2"),
+            ("b", "-----BEGIN\nMIIEvQ==\n-----END\n"),
+            ("c", ""),
+            ("d", "no"),
+            ("e", "hunter2-more"),
+        ];
+        let secrets = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let site = Site::new(PathBuf::new(), secrets, Keeper::new(PathBuf::new()));
+        let text = site.redacted("no: hunter2-more, hunter2!, MIIEvQ==.");
+        assert_eq!(text, "no: ***, ***!, ***.");
+        let cause = site.discreet(Cause::NotVerified { what: "it said hunter2".to_owned() });
+        assert_eq!(cause, Cause::NotVerified { what: "it said ***".to_owned() });
     }
 }

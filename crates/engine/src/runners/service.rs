@@ -98,7 +98,10 @@ fn until_ready(
         let answer = check(&look);
         if let Some(how) = service.end() {
             return Err(Cause::Failed {
-                what: format!("it ended before it was ready: {}", last_words(&how, service)),
+                what: format!(
+                    "it ended before it was ready: {}",
+                    last_words(&how, &context.site.redacted(&service.tail()))
+                ),
             });
         }
         match answer {
@@ -134,8 +137,7 @@ fn overdue(cause: Cause, not_yet: Option<&Cause>, timeout: Duration) -> Cause {
     }
 }
 
-fn last_words(how: &str, service: &Service) -> String {
-    let tail = service.tail();
+fn last_words(how: &str, tail: &str) -> String {
     let lines: Vec<&str> = tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("; ");
     let skipped = last.chars().count().saturating_sub(LAST_CHARACTERS);

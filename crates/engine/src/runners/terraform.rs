@@ -303,9 +303,9 @@ impl<'a> Events<'a> {
         let interrupted = context.interrupted().err();
         let everything: Vec<&str> = self.errors.iter().map(|(_, text)| text.as_str()).collect();
         let general = if everything.is_empty() {
-            classify(&finished.tail(), &finished.how())
+            classify(&context.site.redacted(&finished.tail()), &finished.how())
         } else {
-            classify(&everything.join("\n"), &finished.how())
+            classify(&context.site.redacted(&everything.join("\n")), &finished.how())
         };
         let result = |(task, action): (usize, &TerraformAction)| {
             if self.done[task] && action.address.is_some() {
@@ -326,7 +326,7 @@ impl<'a> Events<'a> {
             if own.is_empty() {
                 Err(general.clone())
             } else {
-                Err(classify(&own.join("\n"), &finished.how()))
+                Err(classify(&context.site.redacted(&own.join("\n")), &finished.how()))
             }
         };
         self.batch.actions.iter().enumerate().map(result).collect()

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Backend, RunRow};
@@ -91,7 +91,8 @@ impl Backend for Sqlite {
     }
 
     fn append(&mut self, run: i64, fence: u64, first: i64, bodies: &[String]) -> Result<(), DeployError> {
-        let transaction = self.database.transaction()?;
+        // One that begins with reading fails if anybody writes before it does.
+        let transaction = self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let newest: u64 = transaction.query_row("SELECT fence FROM session", [], |row| row.get(0))?;
         if newest != fence {
             return Err(DeployError::Fenced);
