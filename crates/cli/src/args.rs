@@ -1,8 +1,10 @@
 //! The command line as a whole: which command, by name or by `PCCL_ROLE`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use pccl_config::Role;
 
 use crate::average::AverageArgs;
 use crate::bench::{BenchArgs, PeerArgs};
@@ -13,9 +15,11 @@ use crate::checkpoint::CheckpointArgs;
 use crate::configuration::ConfigurationArgs;
 use crate::deploy::DeployArgs;
 use crate::doctor::DoctorArgs;
+use crate::error::CliError;
 use crate::exit;
 use crate::firewall::FirewallArgs;
 use crate::master::MasterArgs;
+use crate::settings::ConfigArgs;
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
 use crate::up::UpArgs;
@@ -27,14 +31,14 @@ use crate::worker::WorkerArgs;
 #[command(name = "pccl", version, after_help = exit::help(&[
     ("see a fleet on this machine, and see it struck", "pccl up --chaos kill,freeze,join"),
     ("the same by hand: a master", "pccl master"),
-    ("and a worker on each machine; without a command, PCCL_ROLE decides", "pccl worker --master 10.0.0.7 --workers 3"),
+    ("and a worker on each machine; without a command, PCCL_ROLE decides, or `role` in the configuration", "pccl worker --master 10.0.0.7 --workers 3"),
 ]))]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do. Without a command, PCCL_ROLE=master or PCCL_ROLE=worker decides.
+/// What to do. Without a command, PCCL_ROLE or the key `role` of the configuration decides: master, standby, worker.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// A master and workers on this machine, averaging a model round by round
@@ -74,15 +78,30 @@ pub(crate) enum Command {
     BenchPeer(PeerArgs),
 }
 
-/// Reads the command line; ends the process where it makes no sense, or asks for help.
-pub(crate) fn parse(line: impl IntoIterator<Item = OsString>, role: Option<&str>) -> Command {
+/// Reads the command line; ends the process where it makes no sense, or asks for help. Where it names no command, `role`
+/// is asked for one, with what it says of `--config`.
+pub(crate) fn parse(
+    line: impl IntoIterator<Item = OsString>,
+    role: impl FnOnce(ConfigArgs) -> Result<Option<Role>, CliError>,
+) -> Result<Command, CliError> {
     let mut line: Vec<OsString> = line.into_iter().collect();
-    if let Some(role) = role.filter(|role| !role.is_empty() && names_no_command(&line)) {
-        let role = role.to_ascii_lowercase();
-        let words: &[&str] = if role == "standby" { &["master", "--standby"] } else { &[&role] };
+    if names_no_command(&line) {
+        let words: &[&str] = match role(ConfigArgs { config: file(&line) })? {
+            Some(Role::Master) => &["master"],
+            Some(Role::Standby) => &["master", "--standby"],
+            Some(Role::Worker) => &["worker"],
+            _ => &[],
+        };
         line.splice(1..1, words.iter().map(OsString::from));
     }
-    Cli::parse_from(line).command
+    Ok(Cli::parse_from(line).command)
+}
+
+/// What `--config` says, in either form.
+fn file(line: &[OsString]) -> Option<PathBuf> {
+    let after = line.iter().position(|word| word == "--config").and_then(|at| line.get(at + 1));
+    let glued = || line.iter().find_map(|word| word.to_str()?.strip_prefix("--config=").map(PathBuf::from));
+    after.map(PathBuf::from).or_else(glued)
 }
 
 /// Whether nothing but options follows the program's name, and they ask for something.
@@ -98,8 +117,8 @@ mod tests {
 
     use super::*;
 
-    fn command(line: &[&str], role: Option<&str>) -> Command {
-        parse(line.iter().map(OsString::from), role)
+    fn command(line: &[&str], role: Option<Role>) -> Command {
+        parse(line.iter().map(OsString::from), |_| Ok(role)).unwrap()
     }
 
     #[test]
@@ -109,10 +128,10 @@ mod tests {
 
     #[test]
     fn the_role_decides_only_where_no_command_is_given() {
-        assert!(matches!(command(&["pccl"], Some("worker")), Command::Worker(_)));
-        assert!(matches!(command(&["pccl", "--listen", "[::1]:0"], Some("MASTER")), Command::Master(_)));
-        assert!(matches!(command(&["pccl"], Some("standby")), Command::Master(args) if args.standby));
-        assert!(matches!(command(&["pccl", "up"], Some("worker")), Command::Up(_)));
+        assert!(matches!(command(&["pccl"], Some(Role::Worker)), Command::Worker(_)));
+        assert!(matches!(command(&["pccl", "--listen", "[::1]:0"], Some(Role::Master)), Command::Master(_)));
+        assert!(matches!(command(&["pccl"], Some(Role::Standby)), Command::Master(args) if args.standby));
+        assert!(matches!(command(&["pccl", "up"], Some(Role::Worker)), Command::Up(_)));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `pccl average`: run on each of several machines, it leaves the same averaged model on all of them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use safetensors::{Dtype, serialize};
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
-use crate::output::print;
+use crate::output::{complain, print};
 use crate::peer::{self, PeerArgs};
 use crate::settings;
 use crate::worker::load::refused;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
     let _log = settings::start_log("average", &config)?;
     // Read, and the output's place looked at, before anybody waits for us.
     let mut model = Model::read(&args.input)?;
-    let folder = folder_of(&args.output)?;
+    let output = place_of(&args.output)?;
     let security = settings::security(&config)?;
     let comm = Communicator::connect(&peer::options(&args.peer, &config, security.as_ref())?)?;
     let wanted = gather(&comm, args)?;
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
         let OpInfo { world: took_part, .. } = comm.all_reduce_bytes_in_place(dtype, bytes, &call)?;
         world = world.min(took_part);
     }
-    model.write(&args.output, &folder)?;
+    model.write(&output)?;
     comm.leave();
     let bytes = ByteSize(model.parts.values().map(|p| p.len() as u64).sum());
     print(&[format!(
@@ -120,10 +120,20 @@ pub(crate) fn run(args: &AverageArgs) -> Result<Exit, CliError> {
 /// Waits for the others; how many machines take part.
 fn gather(comm: &Communicator, args: &AverageArgs) -> Result<u32, CliError> {
     if let Some(peers) = args.peers {
-        while comm.membership().world_size < peers {
+        let mut said = 0;
+        loop {
+            let here = comm.membership().world_size;
+            if here >= peers {
+                return Ok(peers);
+            }
+            if std::mem::replace(&mut said, here) != here {
+                complain(format_args!(
+                    "{here} of {peers} machines are here; waiting for {} more",
+                    peers - here
+                ));
+            }
             comm.update_topology()?;
         }
-        return Ok(peers);
     }
     let wait = Duration::from_secs(args.wait.into());
     let (mut world, mut since) = (0, Instant::now());
@@ -192,39 +202,29 @@ impl Model {
     }
 
     /// Writes a whole new file beside the old one, and only then puts it in its place.
-    fn write(&self, path: &Path, folder: &Path) -> Result<(), CliError> {
-        let failed = |why: &dyn std::fmt::Display| {
-            CliError::new(Exit::System, format!("failed to write {}: {why}", path.display()))
-                .hint("the old file, if there was one, is as it was; make room or choose another place")
-        };
+    fn write(&self, path: &Path) -> Result<(), CliError> {
+        let failed = |why: &dyn std::fmt::Display| unwritable(Exit::System, path, why);
         let views = self.tensors.iter().map(|(name, dtype, shape, place)| {
             TensorView::new(*dtype, shape.clone(), self.content(place)).map(|view| (name.as_str(), view))
         });
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|e| failed(&e))?;
         let bytes = serialize(views, self.metadata.clone()).map_err(|e| failed(&e))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let beside = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-        let written = File::create(&beside)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&beside, path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            failed(&error)
-        })
+        pccl::replace_file(path, &bytes).map_err(|error| failed(&error))
     }
 }
 
-/// The folder that the output goes to; it must be there.
-fn folder_of(output: &Path) -> Result<PathBuf, CliError> {
-    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if folder.is_dir() {
-        return Ok(folder.to_path_buf());
-    }
-    Err(CliError::new(
-        Exit::Usage,
-        format!("failed to write to {}: {} is no folder", output.display(), folder.display()),
+/// Where the output goes: known to be writable before anybody waits for us.
+fn place_of(output: &Path) -> Result<PathBuf, CliError> {
+    pccl::replaceable(output).map_err(|error| {
+        let exit = if error.kind() == ErrorKind::InvalidInput { Exit::Usage } else { Exit::System };
+        unwritable(exit, output, &error)
+    })
+}
+
+fn unwritable(exit: Exit, path: &Path, why: &dyn std::fmt::Display) -> CliError {
+    CliError::new(exit, format!("failed to write {}: {why}", path.display())).hint(
+        "what was there is as it was; make room, or name a file in a folder that this user may write to",
     )
-    .hint("make the folder first"))
 }
 
 /// Everybody must have the same tensors; who has others is named.

@@ -12,6 +12,8 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+use pccl_config::HostPort;
+
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
@@ -137,10 +139,13 @@ pub(crate) fn make_certificate(
     let issuer = KeyPair::from_pem(&ca_key).and_then(|key| Issuer::from_ca_cert_pem(&ca_cert, key));
     let issuer = issuer.map_err(unusable)?;
     let first = names.first().map_or("", String::as_str);
-    let mut params = CertificateParams::new(names.to_vec()).map_err(|error| {
-        CliError::new(Exit::Usage, format!("failed to understand the names {}: {error}", names.join(", ")))
-            .hint("give DNS names and IP addresses")
-    })?;
+    let wrong = |why: &dyn std::fmt::Display| {
+        CliError::new(Exit::Usage, format!("failed to understand the name {why}"))
+            .hint("give DNS names and IP addresses, one argument each, without ports")
+    };
+    let known = names.iter().map(|name| HostPort::certificate_name(name)).collect::<Result<Vec<_>, _>>();
+    let params = CertificateParams::new(known.map_err(|why| wrong(&why))?);
+    let mut params = params.map_err(|why| wrong(&format_args!("`{}`: {why}", names.join(", "))))?;
     params.distinguished_name.push(DnType::CommonName, first);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // Every process listens and connects.
@@ -183,8 +188,12 @@ fn write_pair(cert: (&Path, &str), key: (&Path, &str)) -> Result<(), CliError> {
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
         file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| unwritable(path, &error))
     };
-    write(key.0, key.1, 0o600)?;
-    write(cert.0, cert.1, 0o644)
+    let written = write(key.0, key.1, 0o600).and_then(|()| write(cert.0, cert.1, 0o644));
+    if written.is_err() {
+        // Neither was there before.
+        let _ = (fs::remove_file(key.0), fs::remove_file(cert.0));
+    }
+    written
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> CliError {

@@ -30,11 +30,11 @@ pub(crate) struct CheckArgs {
     serve: bool,
 
     /// How many hosts are checked, this one included
-    #[arg(long, value_name = "N", requires = "serve", value_parser = clap::value_parser!(u16).range(2..=64))]
+    #[arg(long, value_name = "N", requires = "serve", conflicts_with = "master", value_parser = clap::value_parser!(u16).range(2..=64))]
     hosts: Option<u16>,
 
-    /// The host that has --serve; the port is --port unless it says another
-    #[arg(long, value_name = "HOST:PORT", env = "PCCL_MASTER", required_unless_present = "serve")]
+    /// The host that has --serve; the port is --port unless it says another [default: the first of network.master_host]
+    #[arg(long, value_name = "HOST:PORT")]
     master: Option<String>,
 
     /// TCP port to meet at and UDP port of probes [default: network.master_port, 7117]
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     let config = args.config.load()?;
     let port = args.port.unwrap_or(config.network.master_port);
     let own = own_options(args, &config, port)?;
-    let report = if let Some(hosts) = args.hosts {
+    let report = if let Some(hosts) = args.hosts.filter(|_| args.serve) {
         let measured = Settings {
             probes: args.probes,
             running: args.running,
@@ -99,12 +99,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
         let quiet = args.json && !std::io::stderr().is_terminal();
         let mut tell = |progress: Progress| {
             if !quiet {
-                eprintln!("{progress}");
+                output::complain(progress);
             }
         };
         serve(&ServeOptions { listen, hosts: usize::from(hosts), settings: measured, own }, &mut tell)
     } else {
-        join(&own, meeting_place(args, port, &own)?)
+        join(&own, meeting_place(args, &config, port, &own)?)
     };
     let report = report.map_err(|error| failed(&error))?;
     if args.json {
@@ -147,13 +147,22 @@ fn own_options(args: &CheckArgs, config: &Config, udp_port: u16) -> Result<JoinO
 }
 
 /// Where the host with `--serve` is.
-fn meeting_place(args: &CheckArgs, port: u16, own: &JoinOptions) -> Result<SocketAddr, CliError> {
-    let name = args.master.as_deref().unwrap_or_default();
+fn meeting_place(
+    args: &CheckArgs,
+    config: &Config,
+    port: u16,
+    own: &JoinOptions,
+) -> Result<SocketAddr, CliError> {
+    let configured = || config.network.masters().into_iter().next().map(|(host, _)| host);
+    let Some(name) = args.master.clone().or_else(configured) else {
+        return Err(CliError::new(Exit::Usage, "failed to begin: nothing says where the hosts meet")
+            .hint("--serve --hosts N on one host, --master HOST on each of the others"));
+    };
     let fail = |why: String| {
         CliError::new(Exit::Connect, format!("failed to find the host `{name}`: {why}"))
             .hint("give a name or an address, with or without a port: 10.0.0.7:7117")
     };
-    let at = HostPort::parse(name).map_err(fail)?;
+    let at = HostPort::parse(&name).map_err(fail)?;
     let found = (at.host.as_str(), at.port.unwrap_or(port)).to_socket_addrs();
     let mut addresses = found.map_err(|error| fail(error.to_string()))?;
     let addr = addresses.next().ok_or_else(|| fail("it has no address".to_owned()))?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::error::CliError;
 use crate::exit::{self, Exit};
 use crate::output;
-use crate::settings::ConfigArgs;
+use crate::settings::{self, ConfigArgs};
 use pccl_observe::table::Table;
 
 /// Options of `pccl config`.
@@ -91,6 +91,8 @@ pub(crate) fn run(args: &ConfigurationArgs) -> Result<Exit, CliError> {
         ConfigurationCommand::Reference => output::print(&[reference().trim_end().to_owned()]),
         ConfigurationCommand::Check(args) => {
             let config = args.load()?;
+            // Certificates, keys and secret are part of it: better here than when it is started.
+            settings::security(&config)?;
             let given = schema().iter().filter(|key| config.is_given(key.path)).count();
             output::print(&[format!(
                 "the configuration is sound: {given} settings given, the others by default"

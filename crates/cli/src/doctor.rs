@@ -186,7 +186,7 @@ fn print(json: bool, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>
 fn collect(args: &CollectArgs) -> Result<Exit, CliError> {
     let (records, unread) = story::read(&args.sources);
     for why in &unread {
-        eprintln!("warning: {why}");
+        output::complain(format_args!("warning: {why}"));
     }
     if records.is_empty() {
         return Err(CliError::new(Exit::Input, "failed to collect flight records: none could be read").hint(

@@ -62,12 +62,18 @@ impl Exit {
     }
 }
 
-/// What stands below the options in every `--help`: examples, then the exit codes.
-pub(crate) fn help(examples: &[(&str, &str)]) -> String {
+/// What stands below the options of a command's commands: examples.
+pub(crate) fn examples(examples: &[(&str, &str)]) -> String {
     let mut text = String::from("Examples:\n");
     for (about, line) in examples {
         let _ = write!(text, "  # {about}\n  {line}\n");
     }
+    text
+}
+
+/// What stands below the options in every `--help`: examples, then the exit codes.
+pub(crate) fn help(examples: &[(&str, &str)]) -> String {
+    let mut text = self::examples(examples);
     text.push_str("\nExit codes:\n");
     for (exit, about) in Exit::ALL {
         let _ = writeln!(text, "  {:>3}  {about}", exit.code());

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &FirewallArgs) -> Result<Exit, CliError> {
     let network = &config.network;
     let networks = if args.allow.is_empty() { &network.allowed_networks } else { &args.allow };
     if networks.is_empty() {
-        eprintln!("warning: everybody may connect: give --allow, or network.allowed_networks");
+        output::complain("warning: everybody may connect: give --allow, or network.allowed_networks");
     }
     let metrics_port = config.metrics.address.for_program().filter(|_| args.metrics).map(|at| at.port);
     let rules = Rules {

@@ -33,10 +33,22 @@ mod worker;
 use std::process::ExitCode;
 
 use args::Command;
+use error::CliError;
+use exit::Exit;
 
 fn main() -> ExitCode {
-    let command = args::parse(std::env::args_os(), std::env::var("PCCL_ROLE").ok().as_deref());
-    let result = match &command {
+    // The role is that of `PCCL_ROLE`, else of the file.
+    let command = args::parse(std::env::args_os(), |config| Ok(config.load()?.role));
+    let ended = command.and_then(|command| run(&command)).and_then(|exit| output::whole().map(|()| exit));
+    let exit = ended.unwrap_or_else(|error| {
+        output::complain(&error);
+        error.exit()
+    });
+    ExitCode::from(exit.code())
+}
+
+fn run(command: &Command) -> Result<Exit, CliError> {
+    match command {
         Command::Up(args) => up::run(args),
         Command::Master(args) => master::run(args),
         Command::Worker(args) => worker::run(args),
@@ -54,10 +66,5 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
-    };
-    let exit = result.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        error.exit()
-    });
-    ExitCode::from(exit.code())
+    }
 }

@@ -54,7 +54,7 @@ pub(crate) struct MasterArgs {
     order: Option<MasterOrder>,
 
     /// Silence after which a peer is dead, in milliseconds [default: network.heartbeat_timeout_ms]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(20..=600_000))]
     heartbeat_timeout_ms: Option<u32>,
 
     /// Started by another pccl: orders on standard input, reports on standard output
@@ -104,8 +104,7 @@ fn give_order(order: &MasterOrder) -> Result<Exit, CliError> {
         }
         Ok(Err(why)) => Err(CliError::new(Exit::Failed, format!("failed to {command} {addr}: {why}"))
             .hint("give the order on the host of the master that it is for")),
-        Err(error) => Err(CliError::new(Exit::Connect, error.to_string())
-            .hint("`pccl master` says at its start where it listens")),
+        Err(error) => Err(status::not_asked(&error)),
     }
 }
 
@@ -201,6 +200,15 @@ fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError
     let mut options = ServerOptions::new(listen);
     options.settings = settings::run_settings(config);
     if let Some(timeout) = args.heartbeat_timeout_ms {
+        let interval = options.settings.heartbeat_interval_ms;
+        if timeout < interval.saturating_mul(2) {
+            let what = format!(
+                "failed to start the master: --heartbeat-timeout-ms {timeout} is less than two heartbeats ({interval} ms each)"
+            );
+            return Err(CliError::new(Exit::Usage, what).hint(
+                "one lost heartbeat must not end a peer; network.heartbeat_interval_ms sets their distance",
+            ));
+        }
         options.settings.heartbeat_timeout_ms = timeout;
     }
     options.advertise = settings::advertised(config, (listen.port() != 0).then_some(listen.port()))?;

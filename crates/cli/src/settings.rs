@@ -30,6 +30,7 @@ impl ConfigArgs {
     pub(crate) fn load(&self) -> Result<Config, CliError> {
         let default = Path::new(DEFAULT_FILE);
         let path = self.config.as_deref().or_else(|| default.is_file().then_some(default));
+        pccl_config::check_environment(env::vars_os())?;
         let variable = |name: &str| env::var(name).ok();
         match path {
             None => Ok(Config::from_env(&variable)?),
@@ -42,8 +43,13 @@ impl ConfigArgs {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
+    let hint = if error.kind() == std::io::ErrorKind::InvalidData {
+        "save the file as UTF-8"
+    } else {
+        "name another file by --config, or leave it out to use the defaults"
+    };
     CliError::new(Exit::Config, format!("failed to read the configuration {}: {error}", path.display()))
-        .hint("name another file by --config, or leave it out to use the defaults")
+        .hint(hint)
 }
 
 /// What guards connections and heartbeats, if the configuration asks for anything.

@@ -8,7 +8,7 @@ use clap::Args;
 use pccl::Security;
 use pccl_config::HostPort;
 use pccl_doctor::status_lines;
-use pccl_master::query_status;
+use pccl_master::{StatusError, query_status};
 use pccl_proto::message::{Role, Status};
 
 use crate::error::CliError;
@@ -138,8 +138,15 @@ fn ask(addresses: &[SocketAddr], timeout: Duration, security: Option<&Security>)
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    let what = first_error.map_or_else(|| "failed to ask the master".to_owned(), |error| error.to_string());
-    Err(CliError::new(Exit::Connect, what).hint("`pccl master` says at its start where it listens"))
+    Err(match first_error {
+        Some(error) => not_asked(&error),
+        None => CliError::new(Exit::Connect, "failed to ask the master: it has no address"),
+    })
+}
+
+/// Why a master cannot be asked.
+pub(crate) fn not_asked(error: &StatusError) -> CliError {
+    CliError::new(Exit::Connect, error.to_string()).hint(error.hint())
 }
 
 pub(crate) fn resolve(master: &str) -> Result<Vec<SocketAddr>, CliError> {

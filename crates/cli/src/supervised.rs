@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::output;
 
 /// Nobody yet. Log lines of the children go to our standard error if somebody asked for a log.
 pub(crate) fn crew() -> Result<Crew, CliError> {
@@ -38,7 +39,7 @@ pub(crate) fn follow<T: DeserializeOwned>(handle: impl FnMut(T) + Send + 'static
         let exit = match end {
             NoOrders::Over => Exit::Success,
             NoOrders::NotUnderstood(what) => {
-                eprintln!("error: {what}");
+                output::complain(format_args!("error: {what}"));
                 Exit::Usage
             }
         };

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
@@ -109,4 +110,10 @@ fn a_cut_file_and_a_missing_folder_are_refused_before_anybody_waits() {
     refused(&output, INPUT, &["cut.safetensors", "it is cut off"]);
     let output = outputs(vec![start(nobody, &whole, &folder.path().join("no/o"), Some("1"))]).remove(0);
     refused(&output, 2, &["is no folder"]);
+    // What is no ordinary file stays what it is.
+    let device = folder.path().join("device");
+    let _socket = UnixListener::bind(&device).unwrap();
+    let output = outputs(vec![start(nobody, &whole, &device, Some("1"))]).remove(0);
+    refused(&output, 2, &["name an ordinary file"]);
+    assert!(UnixStream::connect(&device).is_ok());
 }

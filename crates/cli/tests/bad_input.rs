@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
@@ -14,6 +14,7 @@ const CONFIG: i32 = 3;
 const CONNECT: i32 = 4;
 const PORT: i32 = 5;
 const INPUT: i32 = 6;
+const SYSTEM: i32 = 8;
 
 #[test]
 fn a_configuration_key_that_does_not_exist() {
@@ -50,6 +51,13 @@ fn security_that_cannot_be_had_is_not_ignored() {
     assert!(!stderr.contains("0123456789"), "{stderr}");
     let output = pccl(&["master"]).env("PCCL_AUTH__SECRET_FILE", "/nowhere/secret").output().unwrap();
     refused(&output, CONFIG, &["/nowhere/secret", "PCCL_AUTH__SECRET_FILE"]);
+    let output =
+        pccl(&["config", "check"]).env("PCCL_AUTH__SECRET_FILE", "/nowhere/secret").output().unwrap();
+    refused(&output, CONFIG, &["/nowhere/secret"]);
+    let output = pccl(&["master"]).env("PCCL_AUTH_SECRTE", "0123456789abcdef").output().unwrap();
+    refused(&output, CONFIG, &["PCCL_AUTH_SECRTE", "did you mean PCCL_AUTH_SECRET?"]);
+    let output = run(&["master", "--listen", "127.0.0.1:0", "--heartbeat-timeout-ms", "150"]);
+    refused(&output, USAGE, &["150", "two heartbeats (100 ms each)"]);
     let mut command = pccl(&["master"]);
     command
         .env("PCCL_NETWORK__TLS__CERT_FILE", "/nowhere/crt")
@@ -152,4 +160,45 @@ fn command_lines_without_sense() {
     }
     refused(&run(&["up", "--workers", "1", "--chaos", "kill"]), USAGE, &["nobody survives", "--workers 2"]);
     refused(&run(&["bench", "--bytes", "6", "--peers", "2"]), USAGE, &["6B", "f32", "multiples of 4"]);
+}
+
+#[test]
+fn output_that_gets_nowhere_is_no_success_and_no_panic() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = pccl(&["config", "schema"]).stdout(full()).output().unwrap();
+    refused(&output, SYSTEM, &["failed to write standard output", "No space left"]);
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let status = pccl(&["status", "--master", "127.0.0.1:1"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(CONNECT));
+    // A reader that has seen enough is no failure.
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let status = pccl(&["config", "schema"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn the_role_of_the_configuration_decides_without_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("my.yaml");
+    fs::write(&path, "role: worker\n").unwrap();
+    let file = path.to_str().unwrap();
+    refused(&run(&["--config", file]), USAGE, &["failed to find a master"]);
+    let output = pccl(&["--config", file]).env("PCCL_ROLE", "boss").output().unwrap();
+    assert_eq!(output.status.code(), Some(CONFIG));
+    assert!(text(&output.stderr).contains("PCCL_ROLE: role must be one of master, standby, worker"));
+}
+
+#[test]
+fn certificates_for_names_that_nobody_can_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let issue = |name| run(&["cert", "issue", name, "--dir", folder.path().to_str().unwrap()]);
+    assert!(run(&["cert", "init", "--dir", folder.path().to_str().unwrap()]).status.success());
+    for name in ["", "a b", "../up", "host:7117", "https://host"] {
+        refused(&issue(name), USAGE, &["failed to understand the name"]);
+    }
+    for name in ["*.team.example.com", "::1", "10.0.0.7"] {
+        assert!(issue(name).status.success(), "{name}");
+    }
 }

@@ -38,7 +38,8 @@ fn workers_of_a_run_with_compression_have_one_result_and_who_wants_none_is_refus
     let folder = tempfile::tempdir().unwrap();
     let yes = folder.path().join("compressed.yaml").display().to_string();
     std::fs::write(&yes, "performance: { enable_compression: true }\nstore: { kind: memory }").unwrap();
-    let mut master = Running::start(pccl(&["master", "--listen=127.0.0.1:0", "--config", &yes]));
+    let patient = ["master", "--listen=127.0.0.1:0", "--heartbeat-timeout-ms=5000", "--config", &yes];
+    let mut master = Running::start(pccl(&patient));
     let addr = master.listening();
     let no = worker(&addr, &[]).env("PCCL_PERFORMANCE__ENABLE_COMPRESSION", "false").output().unwrap();
     refused(&no, 4, &["true at the master and false here"]);

@@ -111,7 +111,11 @@ fn the_file_in_the_guide_is_sound() {
     let yaml = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pccl_config.yaml");
-    fs::write(&file, yaml).unwrap();
+    let dir = folder.path().to_str().unwrap();
+    // The certificates that it names are looked at too.
+    fs::write(&file, yaml.replace("/etc/pccl/", &format!("{dir}/"))).unwrap();
+    succeeded(&run(&["cert", "init", "--dir", dir]));
+    succeeded(&run(&["cert", "issue", "server", "--dir", dir]));
     let mut check = pccl(&["config", "check", "--config", file.to_str().unwrap()]);
     check.env("PCCL_AUTH_SECRET", SECRET).env("PCCL_STORE_URL", "postgres://pccl@db.example.com/pccl");
     let output = check.output().unwrap();

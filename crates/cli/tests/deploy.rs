@@ -222,8 +222,17 @@ fn secrets_reach_tasks_and_nothing_else() {
     let output = site.command(&["run", "--json"]).env("MY_TOKEN", "s3cr3t-value").output().unwrap();
     succeeded(&output);
     assert!(!text(&output.stdout).contains("s3cr3t-value"));
-    let journal = fs::read(site.path(".pccl-deploy/site/journal.db")).unwrap();
-    assert!(!String::from_utf8_lossy(&journal).contains("s3cr3t-value"));
+    fs::write(site.path("task.sh"), "echo refused: $TOKEN; exit 3").unwrap();
+    let output = site.command(&["run", "--json", "--live"]).env("MY_TOKEN", "s3cr3t-value").output().unwrap();
+    assert_eq!(code(&output), Some(1));
+    assert!(text(&output.stdout).contains("exit status 3: refused: ***"), "{}", text(&output.stdout));
+    succeeded(&site.run(&["report"]));
+    let mut told =
+        vec![output.stdout, site.run(&["status"]).stdout, fs::read(site.path("report.html")).unwrap()];
+    for name in ["journal.db", "journal.db-wal"] {
+        told.extend(fs::read(site.path(".pccl-deploy/site").join(name)));
+    }
+    assert!(told.iter().all(|bytes| !text(bytes).contains("s3cr3t-value")));
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod environment;
 mod error;
 mod interpolate;
 mod reader;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use environment::check_environment;
 pub use error::{ConfigError, ConfigErrorKind, Origin};
 pub use reference::{reference, template};
 pub use schema::{Key, KeyKind, schema};

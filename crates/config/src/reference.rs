@@ -93,7 +93,8 @@ pub fn reference() -> String {
          A setting comes from the environment, else from the file, else it is the default. Every key has a variable: `PCCL_` and\n\
          its path in capitals, the parts joined by two underscores; an empty variable counts as not set. In values of the file\n\
          `${NAME}` and `${NAME:-default}` stand for variables. What is not understood is refused with its line: unknown keys,\n\
-         wrong types, values out of range, settings that contradict each other.\n\n\
+         wrong types, values out of range, settings that contradict each other; so is a variable with two underscores in a row\n\
+         that belongs to no key.\n\n\
          **Run-wide** keys are set at the master and handed to every peer; a peer whose own configuration says otherwise is\n\
          refused, with both values named. **On SIGHUP** a running `pccl master` or `pccl worker` reads the file again and takes\n\
          the keys that are marked so; it names the others that have changed, which need a restart. Its environment cannot\n\

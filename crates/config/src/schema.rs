@@ -89,8 +89,9 @@ impl Key {
 
     /// All variables that override it, the long one first.
     pub fn variables(&self) -> Vec<String> {
-        let short = self.short_variable.map(str::to_owned);
-        [self.variable()].into_iter().chain(short).collect()
+        let long = self.variable();
+        let short = self.short_variable.filter(|short| *short != long).map(str::to_owned);
+        std::iter::once(long).chain(short).collect()
     }
 
     /// True if its value is never shown.
@@ -124,7 +125,7 @@ const fn choice(
 const DAY_MS: u64 = 86_400_000;
 
 static KEYS: &[Key] = &[
-    choice("role", Role::NAMES, "", "What this process is.").short("PCCL_ROLE"),
+    choice("role", Role::NAMES, "", "What `pccl` is where the command line names no command.").short("PCCL_ROLE"),
     number("peer_group", 0, u32::MAX as u64, "0", "The peers that reduce together."),
     key("network.master_host", KeyKind::Hosts, "", "Where the masters are: one host or a list.")
         .short("PCCL_MASTER"),
@@ -167,7 +168,7 @@ static KEYS: &[Key] = &[
         "",
         "The IP address that others connect to (NAT, port mapping), with a port if it is another than here; of a master, what it tells other masters and peers.",
     ),
-    key("network.bind_address", KeyKind::Text, "", "The local address or interface to use."),
+    key("network.bind_address", KeyKind::Text, "", "The local IP address to use."),
     key("network.site", KeyKind::Text, "", "The name of the place; peers of one site are near each other.")
         .short("PCCL_SITE"),
     key(

@@ -26,7 +26,7 @@ pub struct NetworkConfig {
     pub p2p_ports: PortRange,
     /// The address that other peers connect to, where it differs from the local one.
     pub advertise_address: Option<HostPort>,
-    /// The local address or the name of the interface to use.
+    /// The local IP address to use.
     pub bind_address: Option<String>,
     /// The name of the place.
     pub site: Option<String>,

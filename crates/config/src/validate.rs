@@ -1,5 +1,7 @@
 //! Reading the sections, and the rules between settings.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::Config;
@@ -23,10 +25,13 @@ impl NetworkConfig {
         reader.number("network.heartbeat_timeout_ms", &mut self.heartbeat_timeout_ms)?;
         reader.number("network.master_timeout_ms", &mut self.master_timeout_ms)?;
         reader.text("network.p2p_ports", &mut self.p2p_ports, PortRange::parse)?;
-        reader.text("network.advertise_address", &mut self.advertise_address, |t| {
-            HostPort::parse(t).map(Some)
+        reader.text("network.advertise_address", &mut self.advertise_address, reachable)?;
+        reader.text("network.bind_address", &mut self.bind_address, |text| {
+            let ip: Result<IpAddr, _> = text.trim().parse();
+            ip.map(|ip| Some(ip.to_string())).map_err(|_| {
+                "must be an IP address of this machine, see `ip address`; names, also of interfaces, are not taken".into()
+            })
         })?;
-        reader.text("network.bind_address", &mut self.bind_address, name)?;
         reader.text("network.site", &mut self.site, name)?;
         reader.list("network.allowed_networks", &mut self.allowed_networks, network)?;
         self.tls.read(reader)
@@ -45,6 +50,18 @@ impl NetworkConfig {
             .hint("one lost heartbeat must not end a peer; five intervals are usual");
         let (interval, timeout) = ("network.heartbeat_interval_ms", "network.heartbeat_timeout_ms");
         Err(reader.fail(if reader.is_given(timeout) { timeout } else { interval }, problem))
+    }
+}
+
+/// An address, with or without a port, that others can connect to.
+fn reachable(text: &str) -> Result<Option<HostPort>, String> {
+    let at = HostPort::parse(text)?;
+    match at.host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => {
+            Err("must be one address: this one stands for all of a machine".into())
+        }
+        Ok(_) => Ok(Some(at)),
+        Err(_) => Err("must be an IP address, with or without a port: names are not looked up here".into()),
     }
 }
 
@@ -70,7 +87,19 @@ impl TlsConfig {
             return Err(reader.fail("network.tls.groups", problem));
         }
         if !self.enabled {
-            return Ok(());
+            // Whoever gives a part of it, and has not said no, takes the fleet to be guarded.
+            let parts = [("network.tls.ca_file", &self.ca_file), ("network.tls.key_file", &self.key_file)];
+            let part = parts.iter().find(|(_, part)| part.is_some());
+            return match part.filter(|_| !reader.is_given("network.tls.enabled")) {
+                None => Ok(()),
+                Some((key, _)) => {
+                    let message = format!("{key} is given, and TLS is off without network.tls.cert_file");
+                    let problem = Problem::new(Kind::Missing, message).hint(
+                        "give cert_file and key_file too (`pccl cert issue` makes them), or `enabled: false`",
+                    );
+                    Err(reader.fail(key, problem))
+                }
+            };
         }
         let needed = [("network.tls.cert_file", &self.cert_file), ("network.tls.key_file", &self.key_file)];
         for (key, value) in needed {

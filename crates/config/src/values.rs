@@ -319,6 +319,19 @@ choice! {
 }
 
 impl HostPort {
+    /// A name that a certificate is for, as others would call its holder: a host without a port, `*.` before it or not.
+    ///
+    /// # Errors
+    /// Nobody could call a host so; the text completes "failed to understand the name".
+    pub fn certificate_name(text: &str) -> Result<String, String> {
+        let (any, host) = text.strip_prefix("*.").map_or(("", text), |host| ("*.", host));
+        match Self::parse(host) {
+            Err(why) => Err(format!("`{text}`: it {why}")),
+            Ok(at) if at.port.is_some() => Err(format!("`{text}`: it has a port")),
+            Ok(at) => Ok(format!("{any}{}", at.host)),
+        }
+    }
+
     /// Reads `host`, `host:port`, an IPv6 address, or `[address]:port`; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();

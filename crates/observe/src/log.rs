@@ -145,9 +145,10 @@ where
     Ok(Registry::default().with(text_layer(text)).with(json_layer(settings)?).with(levels.targets()))
 }
 
-/// Colour is for a person at a terminal who has not said no to it (<https://no-color.org>).
+/// Colour is for a person at a terminal that has it, who has not said no to it (<https://no-color.org>).
 fn wants_color() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    io::stderr().is_terminal() && !dumb && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]

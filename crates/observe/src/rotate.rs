@@ -4,9 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Full files that are kept beside the one being written: `worker.log.1` is the newest of them.
 const KEPT: usize = 5;
+
+/// How often a line looks whether the file is still at its place.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A file that is moved aside when the next line would make it longer than its limit.
 ///
@@ -17,6 +21,9 @@ const KEPT: usize = 5;
 ///   doubled line, and the next rotation closes it.
 /// * When a rotation fails (say the folder became read-only), the file grows on and the next try comes after
 ///   another `max_bytes`: a log that is too long is better than none, and than a failing program.
+/// * A file that was moved or removed, also with its folder, is made anew within a second, so that `logrotate` and a
+///   folder that was cleared lose what was in them and nothing after it.
+/// * When the disk is full, lines are lost; the first one that fits again begins a line of its own.
 /// * Several processes may share a file: they append whole lines, and one that meets a file moved by another
 ///   opens the new one instead of moving it again.
 #[derive(Debug)]
@@ -32,15 +39,16 @@ struct Open {
     length: u64,
     /// Rotate when a line would go beyond this: `max_bytes`, or more after a failed try.
     limit: u64,
+    /// A part of a line may be the last that is there.
+    cut: bool,
+    /// When the file was at its place.
+    seen: Instant,
 }
 
 impl RotatingFile {
     /// Opens `path` to append to it, with the folders it needs. Zero `max_bytes` means no limit.
     pub fn open(path: impl Into<PathBuf>, max_bytes: u64) -> io::Result<Self> {
         let path = path.into();
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
         let max_bytes = if max_bytes == 0 { u64::MAX } else { max_bytes };
         let open = Mutex::new(append_to(&path, max_bytes)?);
         Ok(Self { path, max_bytes, open })
@@ -48,6 +56,15 @@ impl RotatingFile {
 
     fn write_line(&self, line: &[u8]) -> io::Result<()> {
         let mut open = self.lock();
+        if open.seen.elapsed() >= LOOK_EVERY {
+            open.seen = Instant::now();
+            if !is_at(&open.file, &self.path).unwrap_or(true) {
+                // If it cannot be made anew, the old one takes the line.
+                if let Ok(fresh) = append_to(&self.path, self.max_bytes) {
+                    *open = fresh;
+                }
+            }
+        }
         let grown = open.length.saturating_add(line.len() as u64);
         if open.length > 0 && grown > open.limit {
             match self.rotate(&open.file) {
@@ -55,9 +72,14 @@ impl RotatingFile {
                 Err(_) => open.limit = grown.saturating_add(self.max_bytes),
             }
         }
-        open.file.write_all(line)?;
+        if open.cut {
+            open.file.write_all(b"\n")?;
+            open.cut = false;
+        }
+        let written = open.file.write_all(line);
+        open.cut = written.is_err();
         open.length += line.len() as u64;
-        Ok(())
+        written
     }
 
     fn rotate(&self, current: &File) -> io::Result<Open> {
@@ -87,9 +109,14 @@ impl Write for &RotatingFile {
 }
 
 fn append_to(path: &Path, max_bytes: u64) -> io::Result<Open> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder)?;
+    }
     let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let length = file.metadata()?.len();
-    Ok(Open { file, length, limit: max_bytes })
+    let there = file.metadata()?;
+    // `/dev/stdout`, a pipe: nothing that can be moved aside.
+    let limit = if there.is_file() { max_bytes } else { u64::MAX };
+    Ok(Open { file, length: there.len(), limit, cut: false, seen: Instant::now() })
 }
 
 fn numbered(path: &Path, number: usize) -> PathBuf {
@@ -237,6 +264,61 @@ mod tests {
         put(&log, "two\n");
         put(&log, "three\n");
         assert_eq!(read(&path), "one\ntwo\nthree\n");
+    }
+
+    /// As if the last look had been long ago.
+    fn look_again(log: &RotatingFile) {
+        let mut open = log.lock();
+        open.seen = open.seen.checked_sub(LOOK_EVERY).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/a.log");
+        let log = RotatingFile::open(&path, 1_000).unwrap();
+        put(&log, "one\n");
+        fs::remove_dir_all(folder.path().join("logs")).unwrap();
+        look_again(&log);
+        put(&log, "two\n");
+        assert_eq!(read(&path), "two\n");
+        // As `logrotate` does.
+        fs::rename(&path, numbered(&path, 1)).unwrap();
+        look_again(&log);
+        put(&log, "three\n");
+        assert_eq!((read(&path), read(&numbered(&path, 1))), ("three\n".into(), "two\n".into()));
+        // Where it cannot be made anew, the lines go on to where they went.
+        fs::rename(folder.path().join("logs"), folder.path().join("old")).unwrap();
+        fs::write(folder.path().join("logs"), "").unwrap();
+        look_again(&log);
+        put(&log, "four\n");
+        assert_eq!(read(&folder.path().join("old/a.log")), "three\nfour\n");
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_spoils_none_after_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        let log = RotatingFile::open(&path, 1_000).unwrap();
+        log.lock().file = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut writer = &log;
+        assert!(writer.write_all(b"lost\n").is_err());
+        // What a write that did not fit may leave.
+        fs::write(&path, "half a li").unwrap();
+        log.lock().file = OpenOptions::new().append(true).open(&path).unwrap();
+        put(&log, "whole\n");
+        put(&log, "again\n");
+        assert_eq!(read(&path), "half a li\nwhole\nagain\n");
+    }
+
+    #[test]
+    fn what_is_no_file_is_never_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let log = RotatingFile::open(&path, 1).unwrap();
+        (0..10).for_each(|_| put(&log, "line\n"));
+        assert_eq!(names(folder.path()), ["out"]);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! The thread runs a small `hyper` server: nothing here is on the way of an op. Strangers are bounded: so many
 //! connections, so much header, so much time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::metrics::Metrics;
 use crate::text;
@@ -27,7 +28,7 @@ use crate::text;
 /// The environment variable that gives a program with the library an address for its metrics.
 pub const ADDRESS_VARIABLE: &str = "PCCL_METRICS_ADDRESS";
 
-/// Scrapers and probes are few.
+/// Scrapers and probes are few; beyond that the oldest connection is closed, so that nobody keeps them out.
 const MOST_CONNECTIONS: usize = 64;
 /// How long a request's header may take to come, also the next one on the same connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -175,16 +176,21 @@ async fn serve(listener: TcpListener, metrics: Metrics) {
             return;
         }
     };
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: others need the processor to give some back.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        open.retain(|connection| !connection.is_finished());
+        while open.len() >= MOST_CONNECTIONS {
+            if let Some(oldest) = open.pop_front() {
+                oldest.abort();
+            }
+        }
         let metrics = metrics.clone();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let response = answer(&request, &metrics);
                 async move { Ok::<_, Infallible>(response) }
@@ -196,8 +202,8 @@ async fn serve(listener: TcpListener, metrics: Metrics) {
                 .max_buf_size(HEADER_BYTES)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
-            drop(permit);
         });
+        open.push_back(connection.abort_handle());
     }
 }
 
@@ -271,6 +277,8 @@ fn plain(status: StatusCode, body: String) -> Response<String> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+
+    use std::sync::Arc;
 
     use super::*;
     use crate::source::{Health, PeerSample, Sample, Source};
@@ -349,7 +357,7 @@ mod tests {
     fn silent_strangers_do_not_keep_a_scraper_out() {
         let (serving, _source) = serving(Health { alive: Ok(()), ready: Ok(String::new()) });
         let silent: Vec<_> =
-            (0..MOST_CONNECTIONS / 2).map(|_| TcpStream::connect(serving.addr()).unwrap()).collect();
+            (0..3 * MOST_CONNECTIONS).map(|_| TcpStream::connect(serving.addr()).unwrap()).collect();
         assert!(ask(serving.addr(), "GET /healthz HTTP/1.1").starts_with("HTTP/1.1 200"));
         drop(silent);
     }

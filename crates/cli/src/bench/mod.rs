@@ -5,6 +5,7 @@ mod peer;
 mod row;
 mod tls;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -179,7 +180,8 @@ fn show(args: &BenchArgs, row: &Row) {
     if args.json {
         supervised::say(row);
     } else if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        eprint!(
+        let _ = write!(
+            std::io::stderr(),
             "\r\x1b[K{} peers, {}: {}",
             row.peers,
             ByteSize(row.bytes),
@@ -190,7 +192,7 @@ fn show(args: &BenchArgs, row: &Row) {
 
 fn clear_progress() {
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        eprint!("\r\x1b[K");
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
     }
 }
 

@@ -26,10 +26,13 @@ impl From<DeployError> for CliError {
                 Exit::System,
                 Some("`--state DIR` chooses another folder for it, `--journal URL` a database"),
             ),
-            DeployError::NoRun { .. } => (Exit::Usage, Some("`pccl deploy run` begins one")),
+            DeployError::NoRun { .. } => {
+                (Exit::Usage, Some("`pccl deploy runs` lists them, `pccl deploy run` begins one"))
+            }
             DeployError::Listen { .. } => {
                 (Exit::Port, Some("port 0 takes any free one; `ss -ltnp` shows who has it"))
             }
+            DeployError::Interrupted => (Exit::Interrupted, Some("go on with it: pccl deploy resume")),
             DeployError::Secret { .. } => (Exit::Config, Some("see `secrets` in the deployment file")),
             _ => (Exit::System, None),
         };

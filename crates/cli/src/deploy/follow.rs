@@ -5,7 +5,7 @@ use pccl_engine::{Ending, Follower, RunView, Stamp};
 use super::{PlaceArgs, ServeArgs, StatusArgs, exit_of};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::output::print;
+use crate::output::{complain, print};
 
 /// `pccl deploy runs`.
 pub(super) fn runs(args: &PlaceArgs) -> Result<Exit, CliError> {
@@ -60,7 +60,9 @@ pub(super) fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
         // The line that whoever starts us waits for.
         print(&[format!("listening on http://{addr}")]);
         if is_open {
-            eprintln!("warning: who reaches {addr} reads all runs: nobody is asked who they are");
+            complain(format_args!(
+                "warning: who reaches {addr} reads all runs: nobody is asked who they are"
+            ));
         }
     })?;
     Ok(Exit::Success)

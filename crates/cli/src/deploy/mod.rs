@@ -37,33 +37,47 @@ pub(crate) struct DeployArgs {
 #[derive(Subcommand, Debug)]
 enum Deploy {
     /// Write a deployment file to start from
+    #[command(after_help = exit::examples(&[("a file to start from, under another name", "pccl deploy init cluster.yaml")]))]
     Init(FileArgs),
     /// Read the file, render every template, and say what is wrong
+    #[command(after_help = exit::examples(&[("with another value for a variable", "pccl deploy validate cluster.yaml --var region=uksouth")]))]
     Validate(ValidateArgs),
     /// Print the JSON schema of the file, for editors
+    #[command(after_help = exit::examples(&[("for editors that complete YAML", "pccl deploy schema > deploy.schema.json")]))]
     Schema,
     /// Tasks, waves, and for every mode: time, lower bound, critical path, API use, risk
+    #[command(after_help = exit::examples(&[("as the operators would run it", "pccl deploy plan cluster.yaml --mode max --only besu")]))]
     Plan(PlanArgs),
     /// Run the deployment
     #[command(visible_alias = "up")]
+    #[command(after_help = exit::examples(&[("two waves, at most 3 targets may fail, and what tasks print", "pccl deploy run cluster.yaml --waves 8,16 --max-failures 3 --live")]))]
     Run(RunArgs),
     /// Go on with a run that was stopped or killed
+    #[command(after_help = exit::examples(&[("the newest run, after a crash or Ctrl-C", "pccl deploy resume cluster.yaml")]))]
     Resume(AgainArgs),
     /// Run again what failed, and what waits for it
+    #[command(after_help = exit::examples(&[("what failed in one target", "pccl deploy retry cluster.yaml --only uksouth")]))]
     Retry(AgainArgs),
     /// Undo it: the `undo` of each phase, in reverse order
+    #[command(after_help = exit::examples(&[("what would be undone", "pccl deploy down cluster.yaml --dry-run")]))]
     Down(RunArgs),
     /// How far a run is, and what failed
+    #[command(after_help = exit::examples(&[("an earlier run, for a program", "pccl deploy status cluster.yaml --run 3 --json")]))]
     Status(StatusArgs),
     /// All runs of the journal
+    #[command(after_help = exit::examples(&[("all that a team has run", "pccl deploy runs cluster.yaml --journal postgres://me@db/deployments")]))]
     Runs(PlaceArgs),
     /// A run that another process drives, live
+    #[command(after_help = exit::examples(&[("what a colleague runs", "pccl deploy watch cluster.yaml")]))]
     Watch(StatusArgs),
     /// A read-only page and JSON about all runs, live, and their metrics
+    #[command(after_help = exit::examples(&[("on another port of this machine", "pccl deploy serve cluster.yaml --listen :9191")]))]
     Serve(ServeArgs),
     /// The whole deployment against simulated clouds, in virtual time
+    #[command(after_help = exit::examples(&[("a bad day, with its picture", "pccl deploy rehearse cluster.yaml --failing 0.05 --html day.html")]))]
     Rehearse(RehearseArgs),
     /// One HTML page, or a trace for Perfetto
+    #[command(after_help = exit::examples(&[("the page, and a trace for ui.perfetto.dev", "pccl deploy report cluster.yaml -o run.html --trace run.json")]))]
     Report(ReportArgs),
 }
 
@@ -118,7 +132,7 @@ struct AgainArgs {
     /// Number of the run; default: the newest
     #[arg(long, value_name = "N")]
     run: Option<i64>,
-    /// For retry: only these phases, targets or tasks
+    /// Only these phases, targets, entries or tasks
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     #[command(flatten)]
@@ -160,7 +174,7 @@ struct JournalArgs {
 impl JournalArgs {
     fn place(&self, file: &Path) -> Result<Place, CliError> {
         let source = Source::read(file)?;
-        Ok(Place::of(&source, &source.deployment()?.name, self.state.as_deref(), self.journal.as_ref()))
+        Ok(Place::of(&source, &source.name()?, self.state.as_deref(), self.journal.as_ref()))
     }
 }
 
@@ -357,4 +371,26 @@ fn validate(args: &ValidateArgs) -> Result<Exit, CliError> {
         plan.scopes.len()
     )]);
     Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_an_example_that_can_be_read() {
+        #[derive(clap::Parser)]
+        struct Top {
+            #[command(subcommand)]
+            deploy: Deploy,
+        }
+        let top = <Top as clap::CommandFactory>::command();
+        for command in top.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let line = help.lines().find_map(|line| line.trim().strip_prefix("pccl deploy ")).unwrap();
+            let words = line.split(" > ").next().unwrap().split(' ');
+            let read = <Top as clap::Parser>::try_parse_from(std::iter::once("pccl").chain(words));
+            assert!(read.map(|top| top.deploy).is_ok(), "{line}");
+        }
+    }
 }

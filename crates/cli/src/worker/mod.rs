@@ -26,6 +26,7 @@ pub(crate) use report::{RoundReport, WorkerEvent, recoveries};
 
 use crate::error::CliError;
 use crate::exit::{self, Exit};
+use crate::output;
 use crate::peer::{self, PeerArgs};
 use crate::reload::Reload;
 use crate::settings;
@@ -191,7 +192,9 @@ fn leave_on_signals(pace: &Pace, demand: &Demand, mut reload: Option<Reload>) ->
                 (SIGHUP, Some(reload)) => reload.now(),
                 (SIGUSR1, _) => flight::say(flight::dump("SIGUSR1")),
                 (SIGUSR2, _) => demand.raise(),
-                _ if pace.ask_to_leave() => eprintln!("leaving after this round; Ctrl-C ends it at once"),
+                _ if pace.ask_to_leave() => {
+                    output::complain("leaving after this round; Ctrl-C ends it at once");
+                }
                 (SIGTERM, _) if pace.leaves() => {}
                 _ => std::process::exit(Exit::Interrupted.code().into()),
             }

@@ -190,6 +190,8 @@ fn the_environment_comes_before_the_file_and_the_file_before_the_defaults() {
     let env = [
         ("PCCL_NETWORK__MASTER_PORT", "9000"),
         ("PCCL_NETWORK__TLS__CA_FILE", "/ca"),
+        ("PCCL_NETWORK__TLS__CERT_FILE", "/crt"),
+        ("PCCL_NETWORK__TLS__KEY_FILE", "/key"),
         ("PCCL_FAULT_TOLERANCE__ENABLE_BUFFER_BACKUP", "0"),
         ("PCCL_LOG_LEVEL", "trace"),
         ("PCCL_PEER_GROUP", " 7 "),

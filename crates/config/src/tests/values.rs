@@ -248,3 +248,38 @@ fn groups_go_by_names_of_certificates() {
         assert!(error.reason().ends_with(why) && error.to_string().contains("ca_file"), "{error}");
     }
 }
+
+#[test]
+fn addresses_are_ones_that_can_be_used() {
+    use ConfigErrorKind::OutOfRange;
+    let network = |text: &str| format!("network: {{ {text} }}");
+    for good in ["bind_address: 10.0.0.7", "bind_address: '::1'", "advertise_address: '[::1]:7118'"] {
+        read(&network(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+    for (key, value, why) in [
+        (
+            "bind_address",
+            "eth0",
+            "must be an IP address of this machine, see `ip address`; names, also of interfaces, are not taken",
+        ),
+        (
+            "advertise_address",
+            "host.example.com:7118",
+            "must be an IP address, with or without a port: names are not looked up here",
+        ),
+        ("advertise_address", "0.0.0.0", "must be one address: this one stands for all of a machine"),
+    ] {
+        let reason = format!("network.{key} {why}, found the text `{value}`");
+        refused(&network(&format!("{key}: '{value}'")), OutOfRange, &reason);
+    }
+}
+
+#[test]
+fn half_of_what_tls_needs_does_not_leave_it_off() {
+    for (part, key) in [("ca_file: c", "network.tls.ca_file"), ("key_file: k", "network.tls.key_file")] {
+        let error = read(&format!("network: {{ tls: {{ {part} }} }}")).unwrap_err();
+        assert_eq!((error.kind(), error.key()), (ConfigErrorKind::Missing, Some(key)));
+        assert!(error.reason().contains("TLS is off") && error.to_string().contains("cert_file"), "{error}");
+        read(&format!("network: {{ tls: {{ enabled: false, {part} }} }}")).unwrap();
+    }
+}
