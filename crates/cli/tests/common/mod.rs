@@ -4,10 +4,11 @@
 pub(crate) mod postgres;
 pub(crate) mod site;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,16 +81,19 @@ pub(crate) struct Running {
     /// The process.
     pub(crate) child: Child,
     lines: Receiver<String>,
+    complaints: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Running {
     /// Starts it with standard output to read from. A thread reads it all the time: who prints must never wait for us.
     pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("pccl starts");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pccl starts");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let complaints = Arc::new(Mutex::new(Vec::new()));
+        keep(child.stderr.take().expect("a pipe"), complaints.clone());
         let (said, lines) = channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).all(|line| said.send(line).is_ok()));
-        Self { child, lines }
+        Self { child, lines, complaints }
     }
 
     /// The next line that contains `word`.
@@ -119,7 +123,21 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            let said = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+            eprintln!("what process {} wrote to standard error:\n{}", self.child.id(), text(&said));
+        }
     }
+}
+
+/// Reads all that comes, so that nobody waits for us, into `kept`.
+fn keep(mut from: impl Read + Send + 'static, kept: Arc<Mutex<Vec<u8>>>) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..n]);
+        }
+    });
 }
 
 /// A master with its state in memory on a free port, with its address.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pccl_observe::Metrics;
 use pccl_proto::ids::{RunId, SessionId, Term};
-use pccl_proto::message::{Heartbeat, MasterMessage, Refusal, ToMaster};
+use pccl_proto::message::{Command, Heartbeat, MasterMessage, Refusal, Role, ToMaster};
 use pccl_proto::record::{Removal, StoreReply, StoreRequest};
 use pccl_proto::settings::{Expectations, RunSettings};
 use pccl_proto::wire::{Kind, Prefix};
@@ -18,7 +18,7 @@ use super::{embedded, options, start};
 use crate::store::conformance::take_term;
 use crate::{
     EndError, MemoryStore, Server, ServerError, ServerOptions, StateStore, StatusError, StoreError,
-    query_status,
+    query_status, send_command,
 };
 
 /// Somebody who listens, so that the master's probes find a living process.
@@ -295,6 +295,28 @@ fn a_master_that_hears_of_a_newer_term_asks_the_store_and_ends_if_it_is_true() {
     });
     let last = std::iter::from_fn(|| peer.receive().ok()).last();
     assert!(matches!(last, Some(MasterMessage::NotActive { active: Some(_) })), "{last:?}");
+}
+
+#[test]
+fn who_asks_while_masters_change_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let leads = |server: &Server| until("it leads", || server.status().role == Role::Active);
+    let stands_by = |server: &Server| until("it stands by", || server.status().role == Role::Standby);
+    let first = Server::start(embedded(dir.path())).unwrap();
+    leads(&first);
+    let second = Server::start(embedded(dir.path())).unwrap();
+    stands_by(&second);
+    let mut asker = Client::connect(first.addr());
+    asker.send(&ToMaster::Ping);
+    assert_eq!(asker.receive().unwrap(), MasterMessage::Pong);
+
+    let obeyed = send_command(second.addr(), Command::Promote, LONG, None).unwrap();
+    assert_eq!(obeyed, Ok(()));
+    leads(&second);
+    stands_by(&first);
+    asker.send(&ToMaster::Status);
+    let answer = asker.receive().unwrap();
+    assert!(matches!(&answer, MasterMessage::Status(status) if status.role == Role::Standby), "{answer:?}");
 }
 
 #[test]

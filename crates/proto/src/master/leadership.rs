@@ -462,10 +462,8 @@ impl Master {
         }
         self.events.push_back(MasterEvent::Deposed { term: self.record.term, newer: found.term });
         let active = found.lease.addr;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        for conn in conns {
+        for conn in self.attached_conns() {
             self.send(conn, MasterMessage::NotActive { active });
-            self.drop_conn(conn);
         }
         self.clear();
         self.authority = Authority::Standby;
@@ -475,17 +473,21 @@ impl Master {
             Leadership { eligible: !self.is_alone() && self.leadership.eligible, ..Leadership::new(now) };
     }
 
-    /// Nothing of an earlier term is taken into the next one.
+    /// Nothing of an earlier term is taken into the next one. Who has no session has no term either, and is answered on:
+    /// who asks for the status while masters change shall get it.
     fn clear(&mut self) {
-        let conns: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| c.session.is_some()).map(|(c, _)| *c).collect();
-        for conn in conns {
+        for conn in self.attached_conns() {
             self.drop_conn(conn);
         }
         self.sessions.clear();
         self.groups.clear();
         self.checking_term = None;
         self.next_session = 0;
+    }
+
+    /// The connections over which sessions are attached.
+    fn attached_conns(&self) -> Vec<ConnId> {
+        self.conns.iter().filter(|(_, c)| c.session.is_some()).map(|(conn, _)| *conn).collect()
     }
 }
 
