@@ -1,7 +1,7 @@
 //! `pccl check`: whether the network between the hosts of a fleet is good enough.
 
 use std::io::IsTerminal;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::Args;
@@ -91,11 +91,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
             link_mbps: f64::from(args.link_mbps),
             most_mbps: f64::from(args.most_mbps),
         };
-        let ip = match &config.network.bind_address {
-            Some(ip) => ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        };
-        let listen = SocketAddr::new(ip, port);
+        let listen = SocketAddr::new(settings::bind_ip(&config)?, port);
         let quiet = args.json && !std::io::stderr().is_terminal();
         let mut tell = |progress: Progress| {
             if !quiet {

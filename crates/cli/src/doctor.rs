@@ -1,6 +1,5 @@
 //! `pccl doctor`: what is wrong with a fleet, by symptoms, and what happened, from its flight records.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -136,11 +135,7 @@ fn options(args: &ExamineArgs, config: &Config) -> Result<ExamineOptions, CliErr
             secret: config.auth.enabled,
         },
         p2p_ports: network.p2p_ports.first..=network.p2p_ports.last,
-        bind: network
-            .bind_address
-            .as_ref()
-            .and_then(|ip| ip.parse().ok())
-            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        bind: settings::bind_ip(config)?,
         timeout: Duration::from_secs(args.fleet.timeout),
         window: Duration::from_millis(args.watch_ms),
         roots: pccl_observe::process::Roots::default(),

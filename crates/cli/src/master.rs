@@ -1,6 +1,6 @@
 //! `pccl master`: the coordination service.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -195,7 +195,7 @@ fn stop_on_signals(server: Arc<Server>, mut reload: Option<Reload>) -> Result<()
 fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError> {
     let listen = match args.listen {
         Some(listen) => listen,
-        None => SocketAddr::new(bind_ip(config)?, config.network.master_port),
+        None => SocketAddr::new(settings::bind_ip(config)?, config.network.master_port),
     };
     let mut options = ServerOptions::new(listen);
     options.settings = settings::run_settings(config);
@@ -219,23 +219,6 @@ fn options(args: &MasterArgs, config: &Config) -> Result<ServerOptions, CliError
             .hint("give the file of the other master by --store, or store.kind postgres or etcd"));
     }
     Ok(options)
-}
-
-/// `network.bind_address`, which must be an address here.
-pub(crate) fn bind_ip(config: &Config) -> Result<IpAddr, CliError> {
-    let Some(text) = &config.network.bind_address else {
-        return Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    };
-    text.parse().map_err(|_| {
-        CliError::new(
-            Exit::Config,
-            format!(
-                "failed to apply the configuration: {}: network.bind_address is `{text}`, which is no IP address",
-                config.origin("network.bind_address")
-            ),
-        )
-        .hint("this version takes addresses, not names of interfaces; see `ip address`")
-    })
 }
 
 /// In memory, unless somebody names a file.

@@ -9,7 +9,6 @@ use pccl_config::{Config, HostPort, ListenAddress};
 
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::master::bind_ip;
 use crate::settings::{self, ConfigArgs};
 
 /// Options of every peer.
@@ -61,7 +60,7 @@ pub(crate) fn options(
         options = options.site(site);
     }
     if network.bind_address.is_some() {
-        options = options.bind(bind_ip(config)?);
+        options = options.bind(settings::bind_ip(config)?);
     }
     if let Some(advertise) = advertised(args.advertise, config)? {
         options = options.advertise(advertise);

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -75,6 +75,15 @@ pub(crate) fn advertised(config: &Config, port: Option<u16>) -> Result<Option<So
         )
         .hint("give an address, for instance 203.0.113.7, or 203.0.113.7:7118 where the port is mapped to another one")),
     }
+}
+
+/// The address to listen on: all of this machine's, unless `network.bind_address` names one.
+pub(crate) fn bind_ip(config: &Config) -> Result<IpAddr, CliError> {
+    let ip = pccl::bind_ip(config).map_err(|error| {
+        CliError::new(Exit::Config, error.to_string())
+            .hint("give an IP address or an interface of this machine; `ip address` shows both")
+    })?;
+    Ok(ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
 /// What the master hands to every peer.

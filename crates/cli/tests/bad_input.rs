@@ -119,6 +119,14 @@ fn a_master_of_another_version() {
 }
 
 #[test]
+fn interfaces_that_are_not_there() {
+    for command in [&["master"][..], &["worker", "--master", "127.0.0.1:1"], &["check", "--serve", "2"]] {
+        let output = pccl(command).env("PCCL_NETWORK__BIND_ADDRESS", "no-such0").output().unwrap();
+        refused(&output, CONFIG, &["no interface `no-such0`", "(127.0.0.1)", "PCCL_NETWORK__BIND_ADDRESS"]);
+    }
+}
+
+#[test]
 fn ports_that_are_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -126,9 +134,7 @@ fn ports_that_are_taken() {
         pccl(&["master", "--listen", &addr.to_string()]).env("PCCL_STORE__KIND", "memory").output().unwrap();
     refused(&output, PORT, &["failed to ", &addr.to_string()]);
     let mut worker = pccl(&["worker", "--master", "127.0.0.1:1", "--bytes", "4KiB"]);
-    worker
-        .env("PCCL_NETWORK__P2P_PORTS", addr.port().to_string())
-        .env("PCCL_NETWORK__BIND_ADDRESS", "127.0.0.1");
+    worker.env("PCCL_NETWORK__P2P_PORTS", addr.port().to_string()).env("PCCL_NETWORK__BIND_ADDRESS", "lo");
     refused(&worker.output().unwrap(), PORT, &["failed to ", &addr.port().to_string(), "p2p_ports"]);
 }
 

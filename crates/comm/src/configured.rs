@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use pccl_config::{Config, HostPort, Recovery as ConfigRecovery, StoreKind};
+use pccl_config::{BindAddress, Config, HostPort, Recovery as ConfigRecovery, StoreKind};
 
 use crate::options::{Options, Ports};
 use crate::{Expectations, Recovery, RunSettings};
@@ -67,6 +67,21 @@ fn expectations(config: &Config) -> Expectations {
     }
 }
 
+/// The address that `network.bind_address` stands for now; an interface's is looked up.
+///
+/// # Errors
+/// This machine has no such interface, or the interface has no address.
+pub fn bind_ip(config: &Config) -> Result<Option<IpAddr>, ConfiguredError> {
+    match &config.network.bind_address {
+        None => Ok(None),
+        Some(BindAddress::Ip(ip)) => Ok(Some(*ip)),
+        Some(BindAddress::Interface(name)) => {
+            let key = "network.bind_address";
+            pccl_net::interface_ip(name).map(Some).map_err(|why| refuse(config, key, format!("{key}: {why}")))
+        }
+    }
+}
+
 impl Options {
     /// What the configuration says of a peer. `master` (`host:port`) and `group` go before it, if they are given.
     pub fn configured(
@@ -89,10 +104,8 @@ impl Options {
         if let Some(site) = &network.site {
             options = options.site(site);
         }
-        if let Some(text) = &network.bind_address {
-            let key = "network.bind_address";
-            let why = || refuse(config, key, format!("{key} is `{text}`, which is no IP address"));
-            options = options.bind(text.parse().map_err(|_| why())?);
+        if let Some(ip) = bind_ip(config)? {
+            options = options.bind(ip);
         }
         if let Some(at) = &network.advertise_address {
             let key = "network.advertise_address";
@@ -109,10 +122,23 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     fn config(yaml: &str) -> Config {
         Config::from_yaml(yaml, "test.yaml", &|_| None).unwrap()
+    }
+
+    #[test]
+    fn an_interface_stands_for_its_address() {
+        let bound = |text: &str| bind_ip(&config(&format!("network: {{ bind_address: '{text}' }}")));
+        assert_eq!(bind_ip(&Config::default()), Ok(None));
+        assert_eq!(bound("::1"), Ok(Some(Ipv6Addr::LOCALHOST.into())));
+        let name = if cfg!(target_os = "linux") { "lo" } else { "lo0" };
+        assert_eq!(bound(name), Ok(Some(Ipv4Addr::LOCALHOST.into())));
+        let error = bound("none-such").unwrap_err().to_string();
+        assert!(error.contains("test.yaml:1") && error.contains("no interface `none-such`"), "{error}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use checkpoint::{
 pub use code::ResultCode;
 pub use collectives::{ManyCall, Scattered, block_of};
 pub use communicator::{Communicator, MemberInfo, Membership, Stats};
-pub use configured::{ConfiguredError, check_configuration, run_settings};
+pub use configured::{ConfiguredError, bind_ip, check_configuration, run_settings};
 pub use cuda::support as cuda_support;
 pub use element::Element;
 pub use error::{Class, CollectiveError, ConnectError, VoteError};

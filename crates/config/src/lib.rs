@@ -39,8 +39,8 @@ pub use sections::{
 };
 pub use size::{ByteSize, ByteSizes};
 pub use values::{
-    HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress, NamedGroups,
-    PortRange, Recovery, Role, Secret, StoreKind,
+    BindAddress, HostPort, LOG_MODULES, ListenAddress, LogLevel, LogLevels, LogModule, MetricsAddress,
+    NamedGroups, PortRange, Recovery, Role, Secret, StoreKind,
 };
 
 use reader::Reader;

@@ -168,7 +168,12 @@ static KEYS: &[Key] = &[
         "",
         "The IP address that others connect to (NAT, port mapping), with a port if it is another than here; of a master, what it tells other masters and peers.",
     ),
-    key("network.bind_address", KeyKind::Text, "", "The local IP address to use."),
+    key(
+        "network.bind_address",
+        KeyKind::Text,
+        "",
+        "The local IP address to use, or the name of the interface that has it (`eth0`), which may be the same on all machines.",
+    ),
     key("network.site", KeyKind::Text, "", "The name of the place; peers of one site are near each other.")
         .short("PCCL_SITE"),
     key(

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::values::{
-    HostPort, LogLevel, LogLevels, MetricsAddress, NamedGroups, PortRange, Recovery, Secret, StoreKind,
+    BindAddress, HostPort, LogLevel, LogLevels, MetricsAddress, NamedGroups, PortRange, Recovery, Secret,
+    StoreKind,
 };
 
 /// `network`: who listens and connects where, and when silence counts as death.
@@ -26,8 +27,8 @@ pub struct NetworkConfig {
     pub p2p_ports: PortRange,
     /// The address that other peers connect to, where it differs from the local one.
     pub advertise_address: Option<HostPort>,
-    /// The local IP address to use.
-    pub bind_address: Option<String>,
+    /// The local IP address to use, or the interface that has it.
+    pub bind_address: Option<BindAddress>,
     /// The name of the place.
     pub site: Option<String>,
     /// Where connections and heartbeats are taken from; empty for everywhere.

@@ -10,7 +10,7 @@ use super::reader::Reader;
 use super::sections::{
     AuthConfig, FaultToleranceConfig, LoggingConfig, NetworkConfig, PerformanceConfig, StoreConfig, TlsConfig,
 };
-use super::values::{HostPort, LogLevel, PortRange, Recovery, Secret, StoreKind};
+use super::values::{BindAddress, HostPort, LogLevel, PortRange, Recovery, Secret, StoreKind};
 
 /// The shortest shared secret, in bytes.
 const MIN_SECRET: usize = 16;
@@ -27,10 +27,7 @@ impl NetworkConfig {
         reader.text("network.p2p_ports", &mut self.p2p_ports, PortRange::parse)?;
         reader.text("network.advertise_address", &mut self.advertise_address, reachable)?;
         reader.text("network.bind_address", &mut self.bind_address, |text| {
-            let ip: Result<IpAddr, _> = text.trim().parse();
-            ip.map(|ip| Some(ip.to_string())).map_err(|_| {
-                "must be an IP address of this machine, see `ip address`; names, also of interfaces, are not taken".into()
-            })
+            BindAddress::parse(text).map(Some)
         })?;
         reader.text("network.site", &mut self.site, name)?;
         reader.list("network.allowed_networks", &mut self.allowed_networks, network)?;

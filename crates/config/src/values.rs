@@ -6,6 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+/// The longest name of a network interface, in bytes (`IFNAMSIZ` of Linux, less its final zero).
+const MAX_INTERFACE: usize = 15;
+
 /// A value that must not be seen: `Debug`, `Display` and `Serialize` print `***`.
 ///
 /// It has no `PartialEq`, so that no authentication check can be written with a comparison that leaks time.
@@ -166,6 +169,15 @@ pub struct HostPort {
     pub host: String,
     /// TCP or UDP port, where one is given.
     pub port: Option<u16>,
+}
+
+/// The local address to use, or the interface that has it: `10.0.0.7`, `eth0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindAddress {
+    /// This address.
+    Ip(IpAddr),
+    /// The address that the interface has when it is used.
+    Interface(String),
 }
 
 /// TCP ports from `first` to `last`, both included.
@@ -382,6 +394,33 @@ impl PortRange {
     }
 }
 
+impl BindAddress {
+    /// Reads an IP address or the name of an interface; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Ok(ip) = text.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        // Addresses with a slip of the pen shall not pass for names.
+        let is_name = text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':'))
+            && text.chars().any(|c| c.is_ascii_alphabetic());
+        if is_name && text.len() <= MAX_INTERFACE {
+            Ok(Self::Interface(text.to_owned()))
+        } else {
+            Err("must be an IP address of this machine or the name of one of its interfaces, see `ip address`".into())
+        }
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Interface(name) => f.write_str(name),
+        }
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)
@@ -444,7 +483,7 @@ macro_rules! serialize_as_text {
         }
     )+ };
 }
-serialize_as_text!(HostPort, PortRange, ListenAddress, MetricsAddress);
+serialize_as_text!(BindAddress, HostPort, PortRange, ListenAddress, MetricsAddress);
 
 fn parse_port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {

@@ -8,6 +8,7 @@
 pub mod fault;
 #[expect(unsafe_code, reason = "what a child after `fork` does is set up by a call of the C library")]
 mod fork;
+mod interface;
 mod knock;
 mod listen;
 mod net;
@@ -17,6 +18,7 @@ mod tcp_info;
 mod waiter;
 
 pub use fork::not_for_children;
+pub use interface::{InterfaceError, interface_ip};
 pub use knock::knock;
 pub use listen::{ListenError, Listeners, listen_tcp, listen_tcp_and_udp};
 pub use net::Net;

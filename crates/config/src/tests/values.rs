@@ -253,14 +253,24 @@ fn groups_go_by_names_of_certificates() {
 fn addresses_are_ones_that_can_be_used() {
     use ConfigErrorKind::OutOfRange;
     let network = |text: &str| format!("network: {{ {text} }}");
-    for good in ["bind_address: 10.0.0.7", "bind_address: '::1'", "advertise_address: '[::1]:7118'"] {
+    for good in [
+        "bind_address: 10.0.0.7",
+        "bind_address: '::1'",
+        "bind_address: eth0.100",
+        "advertise_address: '[::1]:7118'",
+    ] {
         read(&network(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
     }
     for (key, value, why) in [
         (
             "bind_address",
-            "eth0",
-            "must be an IP address of this machine, see `ip address`; names, also of interfaces, are not taken",
+            "10.0.0.300",
+            "must be an IP address of this machine or the name of one of its interfaces, see `ip address`",
+        ),
+        (
+            "bind_address",
+            "master.example.com",
+            "must be an IP address of this machine or the name of one of its interfaces, see `ip address`",
         ),
         (
             "advertise_address",
