@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deploy", &[]),
     ("observe", &[]),
     ("launch", &[]),
+    ("bench", &["comm", "config", "observe"]),
     ("chaos", &["proto"]),
     ("engine", &["deploy", "launch"]),
     ("net", &["proto", "observe"]),
@@ -25,8 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "master", "comm", "deploy", "engine", "launch", "chaos", "besu", "probe", "doctor", "proto",
-            "observe", "config",
+            "master", "comm", "deploy", "engine", "launch", "bench", "chaos", "besu", "probe", "doctor",
+            "proto", "observe", "config",
         ],
     ),
     ("cloud", &["deploy"]),

@@ -1,8 +1,6 @@
 //! `pccl bench`: all-reduce, timed among real processes, for every world size and size asked for.
 
-mod pattern;
 mod peer;
-mod row;
 mod tls;
 
 use std::io::Write as _;
@@ -11,13 +9,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pccl::{Algorithm, DataType, Quantization, ReduceOp};
+use pccl_bench::{Measure, Row, Sample, Work};
 use pccl_launch::{Crew, Happening, Id};
 
 pub(crate) use peer::{PeerArgs, run_peer};
 pub(crate) use tls::security;
 
-use self::peer::{Measure, PeerEvent};
-use self::row::{Cell, Row, Sample};
+use self::peer::PeerEvent;
 use self::tls::TlsRow;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
@@ -95,6 +93,13 @@ pub(crate) struct BenchArgs {
     json: bool,
 }
 
+impl BenchArgs {
+    fn work(&self, peers: u32) -> Work {
+        let Self { dtype, op, algorithm, in_place, quantize, .. } = *self;
+        Work { peers, dtype, op, algorithm, in_place, quantize }
+    }
+}
+
 /// Measures all cells, and fails if a result was wrong.
 pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
     check_sizes(args)?;
@@ -105,15 +110,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Exit, CliError> {
     for &peers in &args.peers {
         let mut crew = PeerCrew::start(args, peers, None)?;
         for &bytes in &args.bytes.0 {
-            let cell = Cell::new(args, peers, bytes);
-            let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
+            let row = Row::new(&args.work(peers), bytes.0, &crew.measure(bytes, args.iters)?);
             show(args, &row);
             rows.push(row);
         }
     }
     if !args.json {
         clear_progress();
-        output::print(&row::table(&rows));
+        output::print(&pccl_bench::table(&rows));
     }
     let wrong: u64 = rows.iter().map(|row| row.wrong).sum();
     if wrong > 0 {
@@ -130,11 +134,10 @@ fn compare_tls(args: &BenchArgs) -> Result<Exit, CliError> {
         let mut plain = PeerCrew::start(args, peers, None)?;
         let mut guarded = PeerCrew::start(args, peers, Some(folder.path()))?;
         for &bytes in &args.bytes.0 {
-            let cell = Cell::new(args, peers, bytes);
             let (mut without, mut with) = (Vec::new(), Vec::new());
             for _ in 0..tls::TURNS {
                 for (crew, times) in [(&mut plain, &mut without), (&mut guarded, &mut with)] {
-                    let row = Row::new(&cell, &crew.measure(bytes, args.iters)?);
+                    let row = Row::new(&args.work(peers), bytes.0, &crew.measure(bytes, args.iters)?);
                     times.push(row.median_s);
                     wrong += row.wrong;
                 }
@@ -211,8 +214,7 @@ impl PeerCrew {
         let wishes = Wishes { workers: 0, heartbeat_timeout_ms: HEARTBEAT_TIMEOUT_MS, model: None };
         let secured = certificates.map(|folder| format!("--certificates={}", folder.display()));
         let (_, master) = Local::new(&wishes)?.start_master(&mut crew, secured)?;
-        let mut line = PeerArgs::line(master, peers, (args.op, args.dtype), args.algorithm, args.in_place);
-        line.extend(args.quantize.map(|how| format!("--quantize={how}")));
+        let mut line = PeerArgs::line(master, &args.work(peers));
         line.extend(certificates.map(|folder| format!("--certificates={}", folder.display())));
         let program = supervised::program(line)?;
         let peers = (0..peers).map(|number| {

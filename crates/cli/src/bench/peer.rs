@@ -1,35 +1,21 @@
-//! One peer of a benchmark: joins, and measures what it is told to, the same number of calls as all others.
+//! One peer of a benchmark, as a process: joins, and measures what it is told to.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
-use pccl::{
-    Algorithm, Call, CollectiveError, Communicator, DataType, Options, Ports, Quantization, ReduceOp,
-};
+use pccl::{Algorithm, Call, Communicator, DataType, Options, Ports, Quantization, ReduceOp};
+use pccl_bench::{AGREE_TAG, BenchPeer, Measure, Sample, Work};
 use serde::{Deserialize, Serialize};
 
-use super::pattern::Pattern;
-use super::row::{Sample, median, p99};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::settings;
 use crate::supervised;
 
-/// The op that is measured.
-const TAG: u64 = 1;
-/// Numbers on which all peers agree.
-const AGREE_TAG: u64 = 2;
-/// About how long a cell is warmed up, and how long it is timed.
-const WARM_UP: Duration = Duration::from_millis(100);
-const TIMED: Duration = Duration::from_millis(600);
-/// Bounds on the number of timed calls.
-const MIN_ITERS: u64 = 5;
-const MAX_ITERS: u64 = 20_000;
 /// Between two looks for peers that have not come yet.
 const IDLE: Duration = Duration::from_millis(2);
 
@@ -56,13 +42,8 @@ pub(crate) struct PeerArgs {
 
 impl PeerArgs {
     /// The command line of a peer.
-    pub(super) fn line(
-        master: SocketAddr,
-        peers: u32,
-        (op, dtype): (ReduceOp, DataType),
-        algorithm: Option<Algorithm>,
-        in_place: bool,
-    ) -> Vec<String> {
+    pub(super) fn line(master: SocketAddr, work: &Work) -> Vec<String> {
+        let Work { peers, dtype, op, algorithm, in_place, quantize } = *work;
         let mut line = vec![
             "bench-peer".to_owned(),
             format!("--master={master}"),
@@ -72,17 +53,14 @@ impl PeerArgs {
         ];
         line.extend(algorithm.map(|algorithm| format!("--algorithm={algorithm}")));
         line.extend(in_place.then(|| "--in-place".to_owned()));
+        line.extend(quantize.map(|how| format!("--quantize={how}")));
         line
     }
-}
 
-/// An order: measure a cell.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Measure {
-    /// Bytes of a buffer.
-    pub(super) bytes: u64,
-    /// Timed calls; none: as many as fit into the time.
-    pub(super) iters: Option<u64>,
+    fn work(&self) -> Work {
+        let Self { peers, dtype, op, algorithm, in_place, quantize, .. } = *self;
+        Work { peers, dtype, op, algorithm, in_place, quantize }
+    }
 }
 
 /// What a peer says.
@@ -109,8 +87,8 @@ pub(crate) fn run_peer(args: &PeerArgs) -> Result<Exit, CliError> {
     }
     let comm = Communicator::connect(&options)?;
     gather(&comm, args.peers)?;
+    let peer = BenchPeer::new(comm, args.work());
     supervised::say(&PeerEvent::Ready);
-    let peer = Peer { rank: comm.membership().rank, comm, args };
     for order in orders {
         supervised::say(&PeerEvent::Sample(peer.measure(order)?));
     }
@@ -126,138 +104,5 @@ fn gather(comm: &Communicator, peers: u32) -> Result<(), CliError> {
         }
         thread::sleep(IDLE);
         comm.update_topology()?;
-    }
-}
-
-struct Peer<'a> {
-    comm: Communicator,
-    args: &'a PeerArgs,
-    rank: u32,
-}
-
-/// The memory of a cell; in place there is one buffer.
-struct Buffers {
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl Peer<'_> {
-    fn measure(&self, order: Measure) -> Result<Sample, CollectiveError> {
-        forget_peak_memory();
-        let PeerArgs { dtype, op, peers, .. } = *self.args;
-        let pattern = Pattern::new(dtype, op, self.rank, peers);
-        let pattern = match self.args.quantize {
-            Some(how) => pattern.quantized(how, dtype, op, peers),
-            None => pattern,
-        };
-        let bytes = order.bytes as usize;
-        let mut buffers = Buffers {
-            input: if self.args.in_place { Vec::new() } else { vec![0; bytes] },
-            output: vec![0; bytes],
-        };
-        pattern.fill(&mut buffers.input);
-        let (mut wrong, algorithm) = self.check(&pattern, &mut buffers)?;
-        if self.args.in_place {
-            pattern.fill_rest(&mut buffers.output);
-        }
-        let each = self.agree(&self.calls(&mut buffers, 1)?)?;
-        let warm_ups = fit(WARM_UP, each, 1, MAX_ITERS);
-        let each = self.agree(&self.calls(&mut buffers, warm_ups)?)?;
-        let iters = order.iters.unwrap_or_else(|| fit(TIMED, each, MIN_ITERS, MAX_ITERS));
-        let mut times = self.calls(&mut buffers, iters)?;
-        if !self.args.in_place {
-            wrong += pattern.wrong(&buffers.output);
-        }
-        wrong += self.check(&pattern, &mut buffers)?.0;
-        times.sort_by(f64::total_cmp);
-        Ok(Sample {
-            iters,
-            median_s: median(&times),
-            p99_s: p99(&times),
-            wrong,
-            algorithm: algorithm.to_string(),
-            max_rss_bytes: peak_memory_bytes(),
-        })
-    }
-
-    fn call_once(&self, buffers: &mut Buffers) -> Result<Algorithm, CollectiveError> {
-        let call =
-            Call::new(TAG).op(self.args.op).algorithm(self.args.algorithm).quantized(self.args.quantize);
-        let dtype = self.args.dtype;
-        let info = if self.args.in_place {
-            self.comm.all_reduce_bytes_in_place(dtype, &mut buffers.output, &call)?
-        } else {
-            self.comm.all_reduce_bytes(dtype, &buffers.input, &mut buffers.output, &call)?
-        };
-        Ok(info.algorithm)
-    }
-
-    /// One call on fresh input: the wrong elements of its result, and what the library chose.
-    fn check(&self, pattern: &Pattern, buffers: &mut Buffers) -> Result<(u64, Algorithm), CollectiveError> {
-        if self.args.in_place {
-            pattern.fill(&mut buffers.output);
-        } else {
-            pattern.poison(&mut buffers.output);
-        }
-        let algorithm = self.call_once(buffers)?;
-        Ok((pattern.wrong(&buffers.output), algorithm))
-    }
-
-    /// The times of `iters` calls, one after the other.
-    fn calls(&self, buffers: &mut Buffers, iters: u64) -> Result<Vec<f64>, CollectiveError> {
-        let mut times = Vec::with_capacity(iters as usize);
-        let mut last = Instant::now();
-        for _ in 0..iters {
-            self.call_once(buffers)?;
-            let now = Instant::now();
-            times.push((now - last).as_secs_f64());
-            last = now;
-        }
-        Ok(times)
-    }
-
-    /// The mean time of a call of the slowest peer: the same number for all.
-    fn agree(&self, times: &[f64]) -> Result<Duration, CollectiveError> {
-        let mean_s = times.iter().sum::<f64>() / times.len() as f64;
-        let mut nanos = [(mean_s * 1e9) as u64];
-        self.comm.all_reduce_in_place(&mut nanos, &Call::new(AGREE_TAG).op(ReduceOp::Max))?;
-        Ok(Duration::from_nanos(nanos[0].max(1)))
-    }
-}
-
-fn fit(budget: Duration, each: Duration, least: u64, most: u64) -> u64 {
-    let count = budget.as_nanos() / each.as_nanos().max(1);
-    u64::try_from(count).unwrap_or(most).clamp(least, most)
-}
-
-/// From here on the kernel measures the peak anew.
-fn forget_peak_memory() {
-    // Where it does not, the peak of an earlier cell stands: never too little.
-    let _ = fs::write("/proc/self/clear_refs", "5");
-}
-
-/// `VmHWM`; zero where the kernel does not tell.
-fn peak_memory_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn iterations_fit_the_time() {
-        let ms = Duration::from_millis;
-        assert_eq!(fit(ms(600), ms(1), 5, 20_000), 600);
-        assert_eq!(fit(ms(600), ms(900), 5, 20_000), 5);
-        assert_eq!(fit(ms(600), Duration::from_nanos(1), 5, 20_000), 20_000);
-    }
-
-    #[test]
-    fn the_kernel_tells_our_memory() {
-        assert!(!cfg!(target_os = "linux") || peak_memory_bytes() > 0);
     }
 }

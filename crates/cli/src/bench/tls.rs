@@ -7,9 +7,9 @@ use std::time::Instant;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use pccl::{Security, SecurityOptions, TlsFiles};
+use pccl_bench::median;
 use serde::Serialize;
 
-use super::row::median;
 use crate::cert;
 use crate::error::CliError;
 use crate::exit::Exit;

@@ -11,7 +11,7 @@ const PERIOD: usize = 251;
 
 /// The inputs of one rank and the result of all, one period of each.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     input: Vec<u8>,
     /// Of an in-place op that runs again and again on its own result: its input, which the result does not outgrow.
     rest: Vec<u8>,
@@ -29,7 +29,7 @@ struct Lossy {
 
 impl Pattern {
     /// For the peer of `rank` in a world of `world`.
-    pub(super) fn new(dtype: DataType, op: ReduceOp, rank: u32, world: u32) -> Self {
+    pub(crate) fn new(dtype: DataType, op: ReduceOp, rank: u32, world: u32) -> Self {
         let all = |f: &dyn Fn(usize) -> f64| -> Vec<u8> {
             (0..PERIOD).flat_map(|place| encode(dtype, f(place))).collect()
         };
@@ -44,7 +44,7 @@ impl Pattern {
 
     /// Sums or averages whose values travel as integers: off by half a step of the range of each contribution, and of the
     /// sum.
-    pub(super) fn quantized(mut self, how: Quantization, dtype: DataType, op: ReduceOp, world: u32) -> Self {
+    pub(crate) fn quantized(mut self, how: Quantization, dtype: DataType, op: ReduceOp, world: u32) -> Self {
         let steps = match how {
             Quantization::MinMaxU8 | Quantization::ZeroPointU8 => f64::from(u8::MAX),
             Quantization::MinMaxU16 | Quantization::ZeroPointU16 => f64::from(u16::MAX),
@@ -57,23 +57,23 @@ impl Pattern {
     }
 
     /// Writes this peer's input.
-    pub(super) fn fill(&self, buffer: &mut [u8]) {
+    pub(crate) fn fill(&self, buffer: &mut [u8]) {
         repeat(&self.input, buffer);
     }
 
     /// Writes what an op in place can reduce any number of times.
-    pub(super) fn fill_rest(&self, buffer: &mut [u8]) {
+    pub(crate) fn fill_rest(&self, buffer: &mut [u8]) {
         repeat(&self.rest, buffer);
     }
 
     /// Overwrites a result with what no result is.
-    pub(super) fn poison(&self, buffer: &mut [u8]) {
+    pub(crate) fn poison(&self, buffer: &mut [u8]) {
         let bad: Vec<u8> = self.expected.iter().map(|byte| !byte).collect();
         repeat(&bad, buffer);
     }
 
     /// Elements that are not as expected: bit for bit, or as near as they can be.
-    pub(super) fn wrong(&self, buffer: &[u8]) -> u64 {
+    pub(crate) fn wrong(&self, buffer: &[u8]) -> u64 {
         let wrong_in = |block: &[u8]| {
             if block == &self.expected[..block.len()] {
                 return 0;

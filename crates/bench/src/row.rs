@@ -1,83 +1,78 @@
 //! The figures of one cell: what a peer measures, and what becomes of all peers' figures.
 
-use pccl::{DataType, Quantization, ReduceOp};
-use serde::{Deserialize, Serialize};
-
-use super::BenchArgs;
+use pccl::{DataType, Quantization};
 use pccl_config::ByteSize;
 use pccl_observe::table::{Table, seconds};
+use serde::{Deserialize, Serialize};
+
+use crate::peer::Work;
 
 /// What one peer measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sample {
+pub struct Sample {
     /// Timed calls.
-    pub(super) iters: u64,
+    pub iters: u64,
     /// Median time of a call.
-    pub(super) median_s: f64,
+    pub median_s: f64,
     /// 99th percentile of the calls, nearest rank.
-    pub(super) p99_s: f64,
+    pub p99_s: f64,
     /// Elements of its results that were not as they must be.
-    pub(super) wrong: u64,
+    pub wrong: u64,
     /// What the library chose.
-    pub(super) algorithm: String,
-    /// Largest memory of the process during the cell.
-    pub(super) max_rss_bytes: u64,
+    pub algorithm: String,
+    /// Largest memory of the process during the work.
+    pub max_rss_bytes: u64,
 }
 
 /// One row of the report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Row {
-    pub(super) peers: u32,
-    pub(super) bytes: u64,
-    pub(super) dtype: &'static str,
-    pub(super) op: &'static str,
-    pub(super) algorithm: String,
-    pub(super) in_place: bool,
+pub struct Row {
+    /// World size.
+    pub peers: u32,
+    /// Bytes of a buffer.
+    pub bytes: u64,
+    /// Element type.
+    pub dtype: &'static str,
+    /// Operator.
+    pub op: &'static str,
+    /// What the library chose, or was told.
+    pub algorithm: String,
+    /// One buffer for input and result.
+    pub in_place: bool,
     /// How values travelled, if not as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) quantize: Option<&'static str>,
-    pub(super) iters: u64,
-    pub(super) median_s: f64,
-    pub(super) p99_s: f64,
-    pub(super) algbw_gbs: f64,
-    pub(super) busbw_gbs: f64,
-    pub(super) wrong: u64,
-    pub(super) max_rss_bytes: u64,
-}
-
-/// What was measured.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cell {
-    pub(super) peers: u32,
-    pub(super) bytes: ByteSize,
-    pub(super) dtype: DataType,
-    pub(super) op: ReduceOp,
-    pub(super) in_place: bool,
-    pub(super) quantize: Option<Quantization>,
-}
-
-impl Cell {
-    pub(super) fn new(args: &BenchArgs, peers: u32, bytes: ByteSize) -> Self {
-        let BenchArgs { dtype, op, in_place, quantize, .. } = *args;
-        Self { peers, bytes, dtype, op, in_place, quantize }
-    }
+    pub quantize: Option<&'static str>,
+    /// Timed calls.
+    pub iters: u64,
+    /// Median time of a call at the slowest peer, seconds.
+    pub median_s: f64,
+    /// 99th percentile at the slowest peer, seconds.
+    pub p99_s: f64,
+    /// Bytes of a buffer by the median time, 10⁹ bytes per second.
+    pub algbw_gbs: f64,
+    /// The same times 2(N-1)/N, what crosses a link, as nccl-tests has it.
+    pub busbw_gbs: f64,
+    /// Elements of all results that were wrong.
+    pub wrong: u64,
+    /// Largest memory of a process, bytes.
+    pub max_rss_bytes: u64,
 }
 
 impl Row {
-    /// An op is as slow as its slowest peer.
-    pub(super) fn new(cell: &Cell, samples: &[Sample]) -> Self {
+    /// Of all peers' samples, for buffers of `bytes` bytes: an op is as slow as its slowest peer.
+    pub fn new(work: &Work, bytes: u64, samples: &[Sample]) -> Self {
         let slowest = |time: fn(&Sample) -> f64| samples.iter().map(time).fold(0.0, f64::max);
         let median_s = slowest(|sample| sample.median_s);
-        let algbw_gbs = cell.bytes.0 as f64 / median_s * 1e-9;
-        let peers = f64::from(cell.peers);
+        let algbw_gbs = bytes as f64 / median_s * 1e-9;
+        let peers = f64::from(work.peers);
         Self {
-            peers: cell.peers,
-            bytes: cell.bytes.0,
-            dtype: cell.dtype.name(),
-            op: cell.op.name(),
+            peers: work.peers,
+            bytes,
+            dtype: work.dtype.name(),
+            op: work.op.name(),
             algorithm: samples.first().map(|sample| sample.algorithm.clone()).unwrap_or_default(),
-            in_place: cell.in_place,
-            quantize: cell.quantize.map(Quantization::name),
+            in_place: work.in_place,
+            quantize: work.quantize.map(Quantization::name),
             iters: samples.iter().map(|sample| sample.iters).min().unwrap_or(0),
             median_s,
             p99_s: slowest(|sample| sample.p99_s),
@@ -90,7 +85,7 @@ impl Row {
 }
 
 /// The table's titles, in the vocabulary of nccl-tests.
-pub(super) const TITLES: [&str; 13] = [
+const TITLES: [&str; 13] = [
     "peers",
     "size",
     "count",
@@ -107,7 +102,7 @@ pub(super) const TITLES: [&str; 13] = [
 ];
 
 /// All rows under their titles; bandwidths in 10⁹ bytes per second.
-pub(super) fn table(rows: &[Row]) -> Vec<String> {
+pub fn table(rows: &[Row]) -> Vec<String> {
     let mut table = Table::new(&TITLES);
     for row in rows {
         let element = row.dtype.parse::<DataType>().map_or(1, |dtype| dtype.size_bytes() as u64);
@@ -131,7 +126,7 @@ pub(super) fn table(rows: &[Row]) -> Vec<String> {
 }
 
 /// The middle of sorted times, or the mean of the two in the middle.
-pub(super) fn median(sorted: &[f64]) -> f64 {
+pub fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     match sorted.len() {
         0 => 0.0,
@@ -141,13 +136,15 @@ pub(super) fn median(sorted: &[f64]) -> f64 {
 }
 
 /// The smallest of sorted times that at least 99 % did not exceed.
-pub(super) fn p99(sorted: &[f64]) -> f64 {
+pub(crate) fn p99(sorted: &[f64]) -> f64 {
     let rank = (sorted.len() * 99).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use pccl::ReduceOp;
+
     use super::*;
 
     #[test]
@@ -160,15 +157,15 @@ mod tests {
             algorithm: "ring".to_owned(),
             max_rss_bytes: 5,
         };
-        let cell = Cell {
+        let work = Work {
             peers: 4,
-            bytes: ByteSize(4_000_000_000),
             dtype: DataType::F32,
             op: ReduceOp::Sum,
+            algorithm: None,
             in_place: false,
             quantize: None,
         };
-        let row = Row::new(&cell, &[sample(1.0, 2), sample(2.0, 3)]);
+        let row = Row::new(&work, 4_000_000_000, &[sample(1.0, 2), sample(2.0, 3)]);
         assert_eq!((row.median_s, row.p99_s, row.wrong), (2.0, 4.0, 5));
         assert_eq!((row.algbw_gbs, row.busbw_gbs), (2.0, 3.0));
     }
