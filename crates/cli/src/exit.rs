@@ -48,7 +48,7 @@ impl Exit {
         (Self::System, "the operating system refused something"),
         (Self::Partial, "a part of a deployment is done, a part failed or was skipped"),
         (Self::Locked, "somebody else runs this deployment"),
-        (Self::Interrupted, "Ctrl-C or SIGTERM"),
+        (Self::Interrupted, "Ctrl-C, or SIGTERM where something is cleaned up first (elsewhere 143)"),
     ];
 
     /// The number.

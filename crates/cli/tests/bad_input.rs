@@ -120,7 +120,9 @@ fn a_master_of_another_version() {
 
 #[test]
 fn interfaces_that_are_not_there() {
-    for command in [&["master"][..], &["worker", "--master", "127.0.0.1:1"], &["check", "--serve", "2"]] {
+    for command in
+        [&["master"][..], &["worker", "--master", "127.0.0.1:1"], &["check", "--serve", "--hosts", "2"]]
+    {
         let output = pccl(command).env("PCCL_NETWORK__BIND_ADDRESS", "no-such0").output().unwrap();
         refused(&output, CONFIG, &["no interface `no-such0`", "(127.0.0.1)", "PCCL_NETWORK__BIND_ADDRESS"]);
     }

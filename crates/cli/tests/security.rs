@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -297,6 +298,18 @@ fn a_secret_without_tls_guards_too() {
     refused_worker(&fleet.stranger(&addr, |_| {}), "does not speak TLS");
     assert_eq!(master.said("not_authenticated"), 1, "{}", master.log());
     rounds(&mut workers, 2);
+}
+
+#[test]
+fn keys_that_everybody_can_read_are_named() {
+    let fleet = Fleet::new();
+    let (master, _) = fleet.master();
+    assert!(!master.log().contains("chmod"), "{}", master.log());
+    let key = fleet.path("certs").join("localhost.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("a key");
+    let (master, _) = fleet.master();
+    let said = format!("every user of this machine can read it (mode 0644): `chmod 600 {}`", key.display());
+    assert!(master.log().contains(&said), "{}", master.log());
 }
 
 #[test]

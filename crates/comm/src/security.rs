@@ -1,7 +1,8 @@
 //! The security that a configuration asks for.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use pccl_config::Config;
 use pccl_net::{CertificateGroups, Security, SecurityOptions, SharedSecret, TlsFiles};
@@ -23,6 +24,9 @@ pub fn security(config: &Config) -> Result<Option<Security>, ConfiguredError> {
         }),
         _ => None,
     };
+    if let Some(files) = &files {
+        warn_if_open(&files.key, "a private key");
+    }
     let secret = match (&auth.secret, &auth.secret_file) {
         _ if !auth.enabled => None,
         (Some(secret), _) => Some(SharedSecret::new(secret.expose().as_bytes())),
@@ -59,5 +63,20 @@ fn secret_of(config: &Config, path: &str) -> Result<SharedSecret, ConfiguredErro
             "must hold at least {MIN_SECRET_BYTES} bytes; `openssl rand -hex 32` makes a good one"
         )));
     }
+    warn_if_open(Path::new(path), "the shared secret");
     Ok(SharedSecret::new(secret.as_bytes()))
+}
+
+/// Says so when every user of this machine could read what must be secret. It is no error: in a container there may be
+/// nobody else.
+fn warn_if_open(path: &Path, what: &str) {
+    // A file that cannot be looked at cannot be read either, and that is said elsewhere.
+    let Ok(mode) = fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777) else { return };
+    if mode & 0o004 != 0 {
+        let path = path.display();
+        tracing::warn!(
+            target: "pccl::security",
+            "{path} holds {what}, and every user of this machine can read it (mode {mode:04o}): `chmod 600 {path}`"
+        );
+    }
 }
