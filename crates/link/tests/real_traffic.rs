@@ -77,6 +77,16 @@ fn bind(network: &Network, host: usize, port: u16, patience_ms: u64) -> io::Resu
     Ok(socket)
 }
 
+/// Receives, also where a process that is stopped and goes on is told that its wait was interrupted.
+fn patiently<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// Round trips in milliseconds of `count` probes that follow each other after at least `gap`; those that came back.
 fn ping(network: &Network, count: usize, gap: Duration) -> Result<Vec<f64>, Failed> {
     let (near, far) = (bind(network, 0, 0, 1000)?, bind(network, 1, 0, 1000)?);
@@ -85,7 +95,7 @@ fn ping(network: &Network, count: usize, gap: Duration) -> Result<Vec<f64>, Fail
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut packet = [0; 8];
-            while let Ok((n, from)) = far.recv_from(&mut packet) {
+            while let Ok((n, from)) = patiently(|| far.recv_from(&mut packet)) {
                 // What cannot be sent is missed by whoever counts.
                 let _ = far.send_to(&packet[..n], from);
             }
@@ -93,7 +103,7 @@ fn ping(network: &Network, count: usize, gap: Duration) -> Result<Vec<f64>, Fail
         let receiver = scope.spawn(|| {
             let mut trips = Vec::new();
             let mut packet = [0; 8];
-            while near.recv(&mut packet).is_ok() {
+            while patiently(|| near.recv(&mut packet)).is_ok() {
                 let sent = Duration::from_nanos(u64::from_le_bytes(packet));
                 trips.push(begin.elapsed().saturating_sub(sent).as_secs_f64() * 1e3);
             }
