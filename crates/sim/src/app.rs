@@ -149,6 +149,7 @@ impl World {
             self.app(p).stage = Stage::Leaving;
             return self.drive(p);
         }
+        state.begun = state.begun.max(round);
         let warm = state.warm.is_some_and(|warm| round >= warm);
         let calls = state.stop.is_some_and(|stop| round + 3 >= stop);
         let round =

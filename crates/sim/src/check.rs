@@ -28,6 +28,8 @@ pub(crate) struct GroupState {
     /// Where the newcomers of an epoch begin.
     pub(crate) joins: BTreeMap<Epoch, u64>,
     pub(crate) latest: u64,
+    /// The last round that anybody has begun: also of who has died in it, and whose vote may still count.
+    pub(crate) begun: u64,
     /// Since when everybody alive is a member of the newest epoch.
     steady: Option<u64>,
 }
@@ -464,7 +466,8 @@ impl World {
         let expected = (0..self.plan.peers).filter(|s| self.plan.group(*s) == group).count();
         if joined >= expected || self.now > self.check.warm_by {
             let latest = self.apps(group).map(|(_, a)| a.round).max().unwrap_or(0);
-            self.check.group(group).warm = Some(latest + 1);
+            let state = self.check.group(group);
+            state.warm = Some(latest.max(state.begun) + 1);
         }
     }
 
